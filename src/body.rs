@@ -1,0 +1,139 @@
+//! What can be sent as the body of a message.
+
+use bytes::{Bytes, BytesMut};
+
+/// Something that can be sent: bytes, and perhaps a tag.
+///
+/// Borrowed bytes are copied once, straight into the write buffer where the sender is on the loop.
+/// A [`Bytes`] is not copied where it is large: it is shared until it is written. A body without a
+/// tag gets tag 0, or the request's own where it is an answer; [`Tagged`] sets one.
+///
+/// The trait is sealed; what implements it is listed below.
+pub trait Body: sealed::Sealed {
+    /// The bytes.
+    fn as_slice(&self) -> &[u8];
+
+    /// The bytes as something that can be kept; copies borrowed ones.
+    fn into_bytes(self) -> Bytes
+    where
+        Self: Sized;
+
+    /// The tag, where one was given.
+    fn tag(&self) -> Option<u32> {
+        None
+    }
+}
+
+/// A body with a tag, the application's message type.
+///
+/// # Examples
+///
+/// ```
+/// use longhaul::{Body, Tagged};
+///
+/// let body = Tagged(7, "hello");
+/// assert_eq!(body.tag(), Some(7));
+/// assert_eq!(body.as_slice(), b"hello");
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tagged<B>(
+    /// The tag.
+    pub u32,
+    /// The body.
+    pub B,
+);
+
+impl<B: Body> Body for Tagged<B> {
+    fn as_slice(&self) -> &[u8] {
+        self.1.as_slice()
+    }
+
+    fn into_bytes(self) -> Bytes {
+        self.1.into_bytes()
+    }
+
+    fn tag(&self) -> Option<u32> {
+        Some(self.0)
+    }
+}
+
+impl Body for Bytes {
+    fn as_slice(&self) -> &[u8] {
+        self
+    }
+
+    fn into_bytes(self) -> Bytes {
+        self
+    }
+}
+
+/// Shares the bytes.
+impl Body for &Bytes {
+    fn as_slice(&self) -> &[u8] {
+        self
+    }
+
+    fn into_bytes(self) -> Bytes {
+        self.clone()
+    }
+}
+
+macro_rules! owned_body {
+    ($($owned:ty),*) => {$(
+        impl Body for $owned {
+            fn as_slice(&self) -> &[u8] {
+                self.as_ref()
+            }
+
+            fn into_bytes(self) -> Bytes {
+                self.into()
+            }
+        }
+    )*};
+}
+
+macro_rules! borrowed_body {
+    ($($borrowed:ty),*) => {$(
+        impl Body for $borrowed {
+            fn as_slice(&self) -> &[u8] {
+                self.as_ref()
+            }
+
+            fn into_bytes(self) -> Bytes {
+                Bytes::copy_from_slice(self.as_ref())
+            }
+        }
+    )*};
+}
+
+owned_body!(Vec<u8>, String, BytesMut);
+borrowed_body!(&[u8], &str, &Vec<u8>, &String);
+
+impl<const N: usize> Body for &[u8; N] {
+    fn as_slice(&self) -> &[u8] {
+        *self
+    }
+
+    fn into_bytes(self) -> Bytes {
+        Bytes::copy_from_slice(self)
+    }
+}
+
+pub(crate) mod sealed {
+    use super::{Body, Bytes, BytesMut, Tagged};
+
+    #[allow(unnameable_types, reason = "sealed")]
+    pub trait Sealed {}
+
+    impl<B: Body> Sealed for Tagged<B> {}
+    impl Sealed for Bytes {}
+    impl Sealed for &Bytes {}
+    impl Sealed for Vec<u8> {}
+    impl Sealed for String {}
+    impl Sealed for BytesMut {}
+    impl Sealed for &[u8] {}
+    impl Sealed for &str {}
+    impl Sealed for &Vec<u8> {}
+    impl Sealed for &String {}
+    impl<const N: usize> Sealed for &[u8; N] {}
+}

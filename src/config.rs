@@ -1,0 +1,358 @@
+//! The settings of a listener or a dialled connection, with their defaults.
+//!
+//! Each default is a value to run in production; `docs/tuning.md` gives the reason, the trade and
+//! what happens at each bound.
+
+mod reconnect;
+
+use std::time::Duration;
+
+pub(crate) use reconnect::Delay;
+pub use reconnect::Reconnect;
+
+use crate::{error::ConfigError, protocol::HeartbeatBy};
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// The settings of a listener (and of what it accepts) or of a dialled connection.
+///
+/// Setters return `&mut Self`; the whole is checked once, where it is used to listen or to dial.
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use longhaul::Config;
+///
+/// let mut config = Config::new();
+/// config.max_body(64 * 1024).idle_timeout(Duration::from_secs(60));
+/// config.validate()?;
+/// # Ok::<(), longhaul::ConfigError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub(crate) heartbeat: Option<Duration>,
+    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) reconnect: Reconnect,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) resolve_timeout: Duration,
+    pub(crate) hello_timeout: Duration,
+    pub(crate) frame_timeout: Duration,
+    pub(crate) frame_rate: usize,
+    pub(crate) max_body: usize,
+    pub(crate) low_watermark: usize,
+    pub(crate) high_watermark: usize,
+    pub(crate) hard_limit: usize,
+    pub(crate) write_timeout: Duration,
+    pub(crate) max_calls: usize,
+    pub(crate) max_requests: usize,
+    pub(crate) offline_bytes: usize,
+    pub(crate) offline_age: Duration,
+    pub(crate) close_timeout: Duration,
+    pub(crate) linger: Duration,
+    pub(crate) max_connections: Option<usize>,
+    pub(crate) max_connections_per_peer: Option<usize>,
+    pub(crate) backlog: u32,
+    pub(crate) reuse_address: bool,
+    pub(crate) only_v6: bool,
+    pub(crate) nodelay: bool,
+    pub(crate) tcp_keepalive: Option<(Duration, Duration, u32)>,
+    pub(crate) tcp_user_timeout: Option<Duration>,
+    pub(crate) send_buffer: Option<usize>,
+    pub(crate) receive_buffer: Option<usize>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            heartbeat: None,
+            idle_timeout: None,
+            reconnect: Reconnect::default(),
+            connect_timeout: Duration::from_secs(5),
+            resolve_timeout: Duration::from_secs(5),
+            hello_timeout: Duration::from_secs(5),
+            frame_timeout: Duration::from_secs(30),
+            frame_rate: 16 * KIB,
+            max_body: 8 * MIB,
+            low_watermark: 256 * KIB,
+            high_watermark: MIB,
+            hard_limit: 16 * MIB,
+            write_timeout: Duration::from_secs(30),
+            max_calls: 4096,
+            max_requests: 4096,
+            offline_bytes: MIB,
+            offline_age: Duration::from_secs(30),
+            close_timeout: Duration::from_secs(5),
+            linger: Duration::from_secs(1),
+            max_connections: None,
+            max_connections_per_peer: None,
+            backlog: 1024,
+            reuse_address: true,
+            only_v6: false,
+            nodelay: true,
+            tcp_keepalive: Some((Duration::from_secs(60), Duration::from_secs(10), 6)),
+            tcp_user_timeout: Some(Duration::from_secs(30)),
+            send_buffer: None,
+            receive_buffer: None,
+        }
+    }
+}
+
+impl Config {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sends a ping when nothing was received for this long. Zero: never.
+    ///
+    /// Default: 20 s on protocols with heartbeats, else off.
+    pub const fn heartbeat(&mut self, interval: Duration) -> &mut Self {
+        self.heartbeat = Some(interval);
+        self
+    }
+
+    /// Closes a connection on which nothing was received for this long. Zero: never.
+    ///
+    /// Whatever is received counts as life, what is sent does not. Default: 30 s on protocols with
+    /// heartbeats, else off.
+    pub const fn idle_timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.idle_timeout = Some(timeout);
+        self
+    }
+
+    /// When a dialled connection is dialled again. Default: [`Reconnect::default`].
+    pub fn reconnect(&mut self, policy: Reconnect) -> &mut Self {
+        self.reconnect = policy;
+        self
+    }
+
+    /// How long one address may take to connect. Default: 5 s.
+    pub const fn connect_timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// How long a name may take to resolve. Default: 5 s.
+    pub const fn resolve_timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.resolve_timeout = timeout;
+        self
+    }
+
+    /// How long the peer's hello may take, on protocols that have one. Default: 5 s.
+    pub const fn hello_timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.hello_timeout = timeout;
+        self
+    }
+
+    /// How long a frame that has begun may take to be whole, however its bytes drip in; its length
+    /// at [`frame_rate`](Self::frame_rate) is added. Default: 30 s.
+    pub const fn frame_timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.frame_timeout = timeout;
+        self
+    }
+
+    /// The bytes a second at which a long frame must at least arrive. Default: 16 KiB.
+    pub const fn frame_rate(&mut self, bytes_per_second: usize) -> &mut Self {
+        self.frame_rate = bytes_per_second;
+        self
+    }
+
+    /// The largest body, in bytes, that is sent or accepted; a longer one that a peer declares
+    /// closes the connection. Default: 8 MiB.
+    pub const fn max_body(&mut self, bytes: usize) -> &mut Self {
+        self.max_body = bytes;
+        self
+    }
+
+    /// The write queue's watermarks, in bytes with overhead. Above `high` reading from the peer
+    /// pauses and sends from outside are refused as `Full`; below `low` both resume.
+    /// Default: 256 KiB, 1 MiB.
+    pub const fn watermarks(&mut self, low: usize, high: usize) -> &mut Self {
+        self.low_watermark = low;
+        self.high_watermark = high;
+        self
+    }
+
+    /// Above this many queued bytes, with overhead, the connection is closed as a slow consumer.
+    /// Default: 16 MiB.
+    pub const fn hard_limit(&mut self, bytes: usize) -> &mut Self {
+        self.hard_limit = bytes;
+        self
+    }
+
+    /// Closes a connection whose peer took no byte of a non-empty queue for this long.
+    /// Default: 30 s.
+    pub const fn write_timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.write_timeout = timeout;
+        self
+    }
+
+    /// The most calls of ours in flight on a connection; one more is refused. Default: 4096.
+    pub const fn max_calls(&mut self, calls: usize) -> &mut Self {
+        self.max_calls = calls;
+        self
+    }
+
+    /// The most requests of the peer's in flight on a connection; one more is answered `busy`.
+    /// Default: 4096.
+    pub const fn max_requests(&mut self, requests: usize) -> &mut Self {
+        self.max_requests = requests;
+        self
+    }
+
+    /// What a dialled connection keeps while it is down: up to so many bytes, with overhead, each
+    /// message for so long. 0 bytes: sends are refused as `Offline`. Default: 1 MiB, 30 s.
+    pub const fn offline_queue(&mut self, bytes: usize, age: Duration) -> &mut Self {
+        self.offline_bytes = bytes;
+        self.offline_age = age;
+        self
+    }
+
+    /// How long a graceful close may take until what is in flight and queued is cut.
+    /// Default: 5 s.
+    pub const fn close_timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.close_timeout = timeout;
+        self
+    }
+
+    /// How long, after all was flushed, to wait for the peer to close too. Default: 1 s.
+    ///
+    /// Closing a socket while input is under way resets it, and the peer may lose what was flushed.
+    pub const fn linger(&mut self, timeout: Duration) -> &mut Self {
+        self.linger = timeout;
+        self
+    }
+
+    /// The most connections that this listener holds at a time. Default: none but the descriptors.
+    pub const fn max_connections(&mut self, connections: usize) -> &mut Self {
+        self.max_connections = Some(connections);
+        self
+    }
+
+    /// The most connections from one IP address. Default: no limit.
+    pub const fn max_connections_per_peer(&mut self, connections: usize) -> &mut Self {
+        self.max_connections_per_peer = Some(connections);
+        self
+    }
+
+    /// The backlog of the listening socket, capped by the system. Default: 1024.
+    pub const fn backlog(&mut self, connections: u32) -> &mut Self {
+        self.backlog = connections;
+        self
+    }
+
+    /// `SO_REUSEADDR` on the listening socket. Default: on.
+    pub const fn reuse_address(&mut self, is_on: bool) -> &mut Self {
+        self.reuse_address = is_on;
+        self
+    }
+
+    /// Whether an IPv6 listener refuses IPv4 peers. Default: no.
+    pub const fn only_v6(&mut self, is_on: bool) -> &mut Self {
+        self.only_v6 = is_on;
+        self
+    }
+
+    /// `TCP_NODELAY`. Default: on.
+    pub const fn nodelay(&mut self, is_on: bool) -> &mut Self {
+        self.nodelay = is_on;
+        self
+    }
+
+    /// TCP's own keepalive: when idle for `first`, a probe each `interval`, `count` of them.
+    /// Default: 60 s, 10 s, 6.
+    pub const fn tcp_keepalive(
+        &mut self,
+        first: Duration,
+        interval: Duration,
+        count: u32,
+    ) -> &mut Self {
+        self.tcp_keepalive = Some((first, interval, count));
+        self
+    }
+
+    /// Switches TCP's own keepalive off.
+    pub const fn no_tcp_keepalive(&mut self) -> &mut Self {
+        self.tcp_keepalive = None;
+        self
+    }
+
+    /// `TCP_USER_TIMEOUT`: how long sent data may stay unacknowledged; Linux only. Zero: the
+    /// system's own (about 15 minutes). Default: 30 s.
+    pub const fn tcp_user_timeout(&mut self, timeout: Duration) -> &mut Self {
+        self.tcp_user_timeout = if timeout.is_zero() { None } else { Some(timeout) };
+        self
+    }
+
+    /// `SO_SNDBUF` and `SO_RCVBUF` in bytes; 0 leaves the system's own. Default: the system's own.
+    pub const fn socket_buffers(&mut self, send: usize, receive: usize) -> &mut Self {
+        self.send_buffer = if send == 0 { None } else { Some(send) };
+        self.receive_buffer = if receive == 0 { None } else { Some(receive) };
+        self
+    }
+
+    /// Checks that the settings can work together.
+    ///
+    /// Called where the settings are used; call it to know sooner.
+    ///
+    /// # Errors
+    ///
+    /// Names the setting and what is wrong with it.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let beats = self.heartbeat.unwrap_or_default();
+        let idle = self.idle_timeout.unwrap_or_default();
+        let wrong =
+            |setting, problem: &'static str| Err(ConfigError { setting, problem: problem.into() });
+        if self.low_watermark >= self.high_watermark {
+            return wrong("watermarks", "low must be below high");
+        }
+        if self.high_watermark > self.hard_limit {
+            return wrong("hard_limit", "must not be below the high watermark");
+        }
+        if !beats.is_zero() && !idle.is_zero() && beats >= idle {
+            return wrong("heartbeat", "must be shorter than idle_timeout");
+        }
+        if self.max_body == 0 || u32::try_from(self.max_body).is_err() {
+            return wrong("max_body", "must be 1 to 4294967295 bytes");
+        }
+        if self.frame_rate == 0 {
+            return wrong("frame_rate", "must be at least 1 byte a second");
+        }
+        for (setting, timeout) in [
+            ("connect_timeout", self.connect_timeout),
+            ("resolve_timeout", self.resolve_timeout),
+            ("hello_timeout", self.hello_timeout),
+            ("frame_timeout", self.frame_timeout),
+            ("write_timeout", self.write_timeout),
+        ] {
+            if timeout.is_zero() {
+                return wrong(setting, "must not be zero");
+            }
+        }
+        if u32::try_from(self.max_requests).is_err() {
+            return wrong("max_requests", "must fit in 32 bits");
+        }
+        self.reconnect.validate()
+    }
+
+    /// The interval of heartbeats on a protocol; `None`: off.
+    pub(crate) fn heartbeat_for(&self, by: HeartbeatBy) -> Option<Duration> {
+        Self::beat(self.heartbeat, by, Duration::from_secs(20))
+            .filter(|_| by != HeartbeatBy::Nobody)
+    }
+
+    /// The idle timeout on a protocol; `None`: off.
+    pub(crate) fn idle_timeout_for(&self, by: HeartbeatBy) -> Option<Duration> {
+        Self::beat(self.idle_timeout, by, Duration::from_secs(30))
+    }
+
+    fn beat(set: Option<Duration>, by: HeartbeatBy, default: Duration) -> Option<Duration> {
+        match (set, by) {
+            (Some(duration), _) => Some(duration).filter(|duration| !duration.is_zero()),
+            (None, HeartbeatBy::Nobody) => None,
+            (None, _) => Some(default),
+        }
+    }
+}

@@ -1,0 +1,595 @@
+//! One error type for each kind of question: was it accepted, how did the call end, why did the
+//! connection end.
+
+use std::{borrow::Cow, error, fmt, io, time::Duration};
+
+use crate::{ConnId, ListenerId, protocol::DecodeError};
+
+/// The result of what can fail as a whole: building, listening, running.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a reactor could not be built, bound, dialled or run.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// The system refused.
+    Io(io::Error),
+    /// A setting is out of its range, or two contradict each other.
+    Config(ConfigError),
+    /// An address is neither `host:port` nor `ip:port`.
+    Address(String),
+    /// The reactor has stopped.
+    Stopped,
+    /// A blocking method was called on the reactor's own thread, which would wait for itself.
+    OnLoopThread,
+    /// The mailbox is full.
+    Full,
+}
+
+impl error::Error for Error {
+    fn source(&self) -> Option<&(dyn error::Error + 'static)> {
+        match self {
+            Self::Io(error) => Some(error),
+            Self::Config(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Io(error) => error.fmt(f),
+            Self::Config(error) => error.fmt(f),
+            Self::Address(text) => {
+                write!(f, "'{text}' is no address, expected ip:port or host:port")
+            }
+            Self::Stopped => f.write_str("the reactor has stopped"),
+            Self::OnLoopThread => f.write_str("blocking call on the reactor's own thread"),
+            Self::Full => f.write_str("the mailbox is full"),
+        }
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// For targets that are addresses already.
+impl From<std::convert::Infallible> for Error {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
+}
+
+impl From<ConfigError> for Error {
+    fn from(error: ConfigError) -> Self {
+        Self::Config(error)
+    }
+}
+
+/// A setting that can't work, found when it is used to listen or to dial.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// The name of the setting.
+    pub setting: &'static str,
+    /// What is wrong with it.
+    pub problem: Cow<'static, str>,
+}
+
+impl error::Error for ConfigError {}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "setting {}: {}", self.setting, self.problem)
+    }
+}
+
+/// A message was not accepted; nothing of it was queued.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SendError {
+    /// There is no such connection, or it is closing.
+    Closed,
+    /// The queue for this connection is above its high watermark. Try again after
+    /// [`on_writable`](crate::Handler::on_writable), or later.
+    Full,
+    /// The mailbox of the reactor is full.
+    MailboxFull,
+    /// The dialled connection is down, and its settings keep nothing for later (or no more).
+    Offline,
+    /// The queue passed its hard limit; the connection is being closed as a slow consumer.
+    SlowConsumer,
+    /// The body is longer than a limit.
+    BodyTooLong {
+        /// Bytes of the body.
+        len: usize,
+        /// The most that may be sent, in bytes.
+        max: usize,
+        /// Whose limit it is.
+        limit: LimitBy,
+    },
+    /// The message is no request, or its answer was given already.
+    NotAwaited,
+    /// The reactor has stopped.
+    Stopped,
+}
+
+/// Whose limit a body is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum LimitBy {
+    /// Our own setting, or what the format can carry.
+    Us,
+    /// What the peer said that it accepts.
+    Peer,
+}
+
+impl error::Error for SendError {}
+
+impl fmt::Display for SendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("the connection is closed"),
+            Self::Full => f.write_str("the connection's queue is above its high watermark"),
+            Self::MailboxFull => f.write_str("the mailbox is full"),
+            Self::Offline => f.write_str("the connection is down and keeps nothing for later"),
+            Self::SlowConsumer => f.write_str("the peer reads too slowly"),
+            Self::BodyTooLong { len, max, limit: LimitBy::Us } => {
+                write!(f, "a body of {len} bytes is over our limit of {max}")
+            }
+            Self::BodyTooLong { len, max, limit: LimitBy::Peer } => {
+                write!(f, "a body of {len} bytes is over the peer's limit of {max}")
+            }
+            Self::NotAwaited => f.write_str("no answer to this message is awaited"),
+            Self::Stopped => f.write_str("the reactor has stopped"),
+        }
+    }
+}
+
+/// How a call ended without a reply.
+///
+/// [`fate`](Self::fate) tells whether the peer may have handled the request.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum CallError {
+    /// The peer answered with an error.
+    Remote {
+        /// What the peer says: see [`error_code`] for those below 256, the rest is the application's.
+        code: u32,
+        /// The reason as text; may be empty.
+        text: String,
+    },
+    /// No answer within the call's timeout.
+    Timeout {
+        /// Whether the request may have left.
+        fate: Fate,
+    },
+    /// The caller gave up.
+    Cancelled {
+        /// Whether the request may have left.
+        fate: Fate,
+    },
+    /// The connection ended, or was down.
+    Disconnected {
+        /// Why.
+        reason: CloseReason,
+        /// Whether the request may have left.
+        fate: Fate,
+    },
+    /// The peer takes no new requests.
+    PeerDraining,
+    /// As many calls as allowed are in flight on this connection.
+    TooManyInFlight {
+        /// The limit, ours or the peer's, whichever is lower.
+        limit: usize,
+    },
+    /// The queue for this connection, or the mailbox, is full.
+    QueueFull,
+    /// The body is longer than a limit.
+    BodyTooLong {
+        /// Bytes of the body.
+        len: usize,
+        /// The most that may be sent, in bytes.
+        max: usize,
+        /// Whose limit it is.
+        limit: LimitBy,
+    },
+    /// The protocol has no calls.
+    NoCalls {
+        /// Its name.
+        protocol: &'static str,
+    },
+    /// Every call number of this epoch was used.
+    IdsExhausted,
+    /// A blocking call on the reactor's own thread, which would wait for itself.
+    OnLoopThread,
+    /// The reactor stopped.
+    Stopped {
+        /// Whether the request may have left.
+        fate: Fate,
+    },
+}
+
+/// Whether the peer may have handled a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fate {
+    /// No byte of it left, or the peer proved that it was not handled: safe to call again.
+    NotSent,
+    /// It may have been handled, or not.
+    MaybeSent,
+    /// The peer answered.
+    Answered,
+}
+
+impl CallError {
+    /// Whether the peer may have handled the request.
+    pub const fn fate(&self) -> Fate {
+        match self {
+            Self::Remote { code, .. } => match *code {
+                error_code::BUSY | error_code::DRAINING | error_code::EXPIRED => Fate::NotSent,
+                _ => Fate::Answered,
+            },
+            Self::Timeout { fate }
+            | Self::Cancelled { fate }
+            | Self::Disconnected { fate, .. }
+            | Self::Stopped { fate } => *fate,
+            Self::PeerDraining
+            | Self::TooManyInFlight { .. }
+            | Self::QueueFull
+            | Self::BodyTooLong { .. }
+            | Self::NoCalls { .. }
+            | Self::IdsExhausted
+            | Self::OnLoopThread => Fate::NotSent,
+        }
+    }
+}
+
+impl error::Error for CallError {}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Remote { code, text } if text.is_empty() => {
+                write!(f, "the peer failed: code {code}")
+            }
+            Self::Remote { code, text } => write!(f, "the peer failed: {text} (code {code})"),
+            Self::Timeout { fate } => write!(f, "no answer in time ({fate})"),
+            Self::Cancelled { fate } => write!(f, "cancelled ({fate})"),
+            Self::Disconnected { reason, fate } => write!(f, "disconnected: {reason} ({fate})"),
+            Self::PeerDraining => f.write_str("the peer takes no new requests"),
+            Self::TooManyInFlight { limit } => write!(f, "{limit} calls are in flight already"),
+            Self::QueueFull => f.write_str("the queue is full"),
+            Self::BodyTooLong { len, max, limit } => {
+                SendError::BodyTooLong { len: *len, max: *max, limit: *limit }.fmt(f)
+            }
+            Self::NoCalls { protocol } => write!(f, "the protocol {protocol} has no calls"),
+            Self::IdsExhausted => f.write_str("every call id of this connection was used"),
+            Self::OnLoopThread => f.write_str("blocking call on the reactor's own thread"),
+            Self::Stopped { fate } => write!(f, "the reactor stopped ({fate})"),
+        }
+    }
+}
+
+impl fmt::Display for Fate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotSent => "not sent",
+            Self::MaybeSent => "maybe sent",
+            Self::Answered => "answered",
+        })
+    }
+}
+
+/// The codes of a [`CallError::Remote`] that `native` gives a meaning. 256 and above are the
+/// application's.
+pub mod error_code {
+    /// The handler failed the request and says why.
+    pub const FAILED: u32 = 1;
+    /// Too many requests are in flight; this one was not handled.
+    pub const BUSY: u32 = 2;
+    /// The handler gave no answer.
+    pub const UNANSWERED: u32 = 3;
+    /// The handler panicked.
+    pub const PANICKED: u32 = 4;
+    /// No new requests are taken; this one was not handled.
+    pub const DRAINING: u32 = 5;
+    /// The request's time was over before the handler saw it.
+    pub const EXPIRED: u32 = 6;
+}
+
+/// Why a connection, or one epoch of it, ended.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum CloseReason {
+    /// We closed it, and flushed.
+    Closed,
+    /// We dropped it.
+    Aborted,
+    /// The reactor stopped.
+    Stopped,
+    /// A callback panicked.
+    Panicked(
+        /// The panic's message.
+        String,
+    ),
+    /// The peer did not take what was queued for it.
+    SlowConsumer {
+        /// What was queued, in bytes, overhead included.
+        queued: usize,
+        /// The hard limit, in bytes.
+        limit: usize,
+    },
+    /// The peer took no byte of what was queued for this long.
+    WriteStalled(
+        /// The limit.
+        Duration,
+    ),
+    /// Nothing was received for this long.
+    IdleTimeout(
+        /// The limit.
+        Duration,
+    ),
+    /// The peer's hello did not come within this time.
+    HelloTimeout(
+        /// The limit.
+        Duration,
+    ),
+    /// A frame that had begun was not whole within this time.
+    FrameTimeout(
+        /// The limit, for a frame of that length.
+        Duration,
+    ),
+    /// The peer sent what can't be a frame.
+    Protocol(
+        /// The fault.
+        DecodeError,
+    ),
+    /// The peer closed the connection.
+    PeerClosed,
+    /// The peer closed the connection in the middle of a frame.
+    PeerClosedMidFrame {
+        /// Bytes of the unfinished frame that had arrived.
+        received: usize,
+    },
+    /// The peer said that it goes away.
+    PeerGoaway {
+        /// The reason that it gave; may be empty.
+        text: String,
+    },
+    /// The network failed.
+    Network(
+        /// What the system reported.
+        NetworkError,
+    ),
+    /// The connection could not be made.
+    DialFailed(
+        /// The last failure.
+        NetworkError,
+    ),
+}
+
+/// Who ended a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ClosedBy {
+    /// This side, of its own will.
+    Local,
+    /// The peer, by closing or by breaking a rule.
+    Peer,
+    /// Neither: the network, or silence.
+    Network,
+}
+
+impl CloseReason {
+    /// Who ended it.
+    pub const fn by(&self) -> ClosedBy {
+        match self {
+            Self::Closed | Self::Aborted | Self::Stopped | Self::Panicked(_) => ClosedBy::Local,
+            Self::SlowConsumer { .. }
+            | Self::HelloTimeout(_)
+            | Self::FrameTimeout(_)
+            | Self::Protocol(_)
+            | Self::PeerClosed
+            | Self::PeerClosedMidFrame { .. }
+            | Self::PeerGoaway { .. } => ClosedBy::Peer,
+            Self::WriteStalled(_)
+            | Self::IdleTimeout(_)
+            | Self::Network(_)
+            | Self::DialFailed(_) => ClosedBy::Network,
+        }
+    }
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Closed => f.write_str("closed"),
+            Self::Aborted => f.write_str("aborted"),
+            Self::Stopped => f.write_str("the reactor stopped"),
+            Self::Panicked(text) => write!(f, "a callback panicked: {text}"),
+            Self::SlowConsumer { queued, limit } => {
+                write!(f, "slow consumer: {queued} bytes queued, the limit is {limit}")
+            }
+            Self::WriteStalled(limit) => write!(f, "the peer took no byte for {limit:?}"),
+            Self::IdleTimeout(limit) => write!(f, "nothing received for {limit:?}"),
+            Self::HelloTimeout(limit) => write!(f, "no hello within {limit:?}"),
+            Self::FrameTimeout(limit) => write!(f, "a frame was not whole within {limit:?}"),
+            Self::Protocol(error) => write!(f, "protocol error: {error}"),
+            Self::PeerClosed => f.write_str("closed by the peer"),
+            Self::PeerClosedMidFrame { received } => {
+                write!(f, "closed by the peer {received} bytes into a frame")
+            }
+            Self::PeerGoaway { text } if text.is_empty() => f.write_str("the peer went away"),
+            Self::PeerGoaway { text } => write!(f, "the peer went away: {text}"),
+            Self::Network(error) => error.fmt(f),
+            Self::DialFailed(error) => write!(f, "could not connect: {error}"),
+        }
+    }
+}
+
+impl From<CloseReason> for io::Error {
+    fn from(reason: CloseReason) -> Self {
+        let kind = match &reason {
+            CloseReason::Network(error) | CloseReason::DialFailed(error) => error.kind(),
+            CloseReason::PeerClosed | CloseReason::PeerGoaway { .. } => {
+                io::ErrorKind::UnexpectedEof
+            }
+            CloseReason::PeerClosedMidFrame { .. } => io::ErrorKind::UnexpectedEof,
+            CloseReason::Protocol(_) => io::ErrorKind::InvalidData,
+            CloseReason::WriteStalled(_)
+            | CloseReason::IdleTimeout(_)
+            | CloseReason::HelloTimeout(_)
+            | CloseReason::FrameTimeout(_) => io::ErrorKind::TimedOut,
+            _ => io::ErrorKind::ConnectionAborted,
+        };
+        Self::new(kind, reason.to_string())
+    }
+}
+
+/// An error of the system that can be kept, compared and given to many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkError {
+    kind: io::ErrorKind,
+    os_code: Option<i32>,
+    text: Cow<'static, str>,
+}
+
+impl NetworkError {
+    pub(crate) const fn new(kind: io::ErrorKind, text: &'static str) -> Self {
+        Self { kind, os_code: None, text: Cow::Borrowed(text) }
+    }
+
+    /// The kind, as the standard library sorts it.
+    pub const fn kind(&self) -> io::ErrorKind {
+        self.kind
+    }
+
+    /// The system's own number, where there was one.
+    pub const fn os_code(&self) -> Option<i32> {
+        self.os_code
+    }
+}
+
+impl error::Error for NetworkError {}
+
+impl fmt::Display for NetworkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl From<&io::Error> for NetworkError {
+    fn from(error: &io::Error) -> Self {
+        Self {
+            kind: error.kind(),
+            os_code: error.raw_os_error(),
+            text: Cow::Owned(error.to_string()),
+        }
+    }
+}
+
+/// What [`on_disconnect`](crate::Handler::on_disconnect) is told.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct CloseReport {
+    /// Why the connection ended.
+    pub reason: CloseReason,
+    /// How many accepted messages were not given to the system whole.
+    pub unsent_messages: u64,
+    /// How many bytes of frames were not given to the system.
+    pub unsent_bytes: u64,
+    /// When a dialled connection will be tried again, counted from now; `None`: never.
+    pub redial_in: Option<Duration>,
+}
+
+impl fmt::Display for CloseReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.reason.fmt(f)?;
+        if self.unsent_messages > 0 {
+            write!(f, "; {} messages unsent ({} bytes)", self.unsent_messages, self.unsent_bytes)?;
+        }
+        if let Some(delay) = self.redial_in {
+            write!(f, "; redial in {delay:?}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What has no better place than [`on_error`](crate::Handler::on_error).
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Incident {
+    /// Accepting failed; the listener rests and then goes on by itself.
+    AcceptFailed {
+        /// Which listener.
+        listener: ListenerId,
+        /// What the system said.
+        error: io::Error,
+        /// How long the listener rests.
+        retry_in: Duration,
+    },
+    /// A connection was refused, as a limit is reached.
+    Refused {
+        /// Which listener.
+        listener: ListenerId,
+        /// The address of the peer.
+        peer: std::net::SocketAddr,
+        /// The limit that is reached: connections in all, or of one address.
+        limit: usize,
+    },
+    /// One round of attempts to connect failed.
+    DialFailed {
+        /// Which connection.
+        conn: ConnId,
+        /// What was dialled.
+        target: String,
+        /// The rounds that failed since the connection was last healthy, this one included.
+        attempt: u32,
+        /// The last failure of the round.
+        error: NetworkError,
+        /// When the next round starts, counted from now; `None`: never, the id is gone.
+        retry_in: Option<Duration>,
+    },
+    /// Messages that were accepted from another thread, or kept for a connection that was down, and
+    /// then found none to be sent on.
+    Undelivered {
+        /// For which connection they were.
+        conn: ConnId,
+        /// How many.
+        messages: u64,
+    },
+    /// A callback without a connection panicked; the loop goes on.
+    Panicked {
+        /// Which callback.
+        callback: &'static str,
+        /// The panic's message.
+        text: String,
+    },
+}
+
+impl fmt::Display for Incident {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AcceptFailed { listener, error, retry_in } => {
+                write!(f, "{listener}: accept failed, again in {retry_in:?}: {error}")
+            }
+            Self::Refused { listener, peer, limit } => {
+                write!(f, "{listener}: {peer} refused, {limit} connections are the limit")
+            }
+            Self::DialFailed { conn, target, attempt, error, retry_in } => {
+                write!(f, "connection {conn} to {target}, attempt {attempt}: {error}")?;
+                match retry_in {
+                    Some(delay) => write!(f, "; again in {delay:?}"),
+                    None => f.write_str("; given up"),
+                }
+            }
+            Self::Undelivered { conn, messages } => {
+                write!(f, "connection {conn}: {messages} messages were not delivered")
+            }
+            Self::Panicked { callback, text } => write!(f, "{callback} panicked: {text}"),
+        }
+    }
+}

@@ -1,0 +1,87 @@
+//! Names for what the reactor owns.
+//!
+//! A key is never a bare index: slots are reused, so each id carries a generation (or a count that
+//! is never reused), and the id of something that is gone finds nothing.
+
+use std::fmt;
+
+/// Names one connection of one reactor.
+///
+/// An accepted connection keeps its id until it closes; a dialled one keeps it across reconnects.
+/// An id is never given to another connection, so a stale one finds nothing. Ids order by slot.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId {
+    slot: u32,
+    /// Counts the uses of the slot; 0 is never given out.
+    generation: u32,
+}
+
+impl ConnId {
+    pub(crate) const fn new(slot: u32, generation: u32) -> Self {
+        Self { slot, generation }
+    }
+
+    /// The id as one number, for logs and maps of the application.
+    pub const fn as_u64(self) -> u64 {
+        (self.generation as u64) << 32 | self.slot as u64
+    }
+
+    /// The id that [`as_u64`](Self::as_u64) gave.
+    pub const fn from_u64(number: u64) -> Self {
+        Self { slot: number as u32, generation: (number >> 32) as u32 }
+    }
+
+    pub(crate) const fn slot(self) -> u32 {
+        self.slot
+    }
+
+    pub(crate) const fn generation(self) -> u32 {
+        self.generation
+    }
+}
+
+impl fmt::Debug for ConnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ConnId({self})")
+    }
+}
+
+/// Prints as `slot.generation`, the form of the log lines.
+impl fmt::Display for ConnId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.slot, self.generation)
+    }
+}
+
+/// Names one listener of one reactor; never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ListenerId(pub(crate) u32);
+
+impl fmt::Display for ListenerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "listener {}", self.0)
+    }
+}
+
+/// Names one timer that the application set; a timer that fired or was cancelled finds nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TimerId(pub(crate) crate::core::timer_wheel::TimerKey);
+
+/// Names one call of ours on one connection, before and after its reply.
+///
+/// Ids grow within an epoch and are not reused in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(pub(crate) u64);
+
+impl CallId {
+    /// The id as a number: what `native` and `tcpstream` put on the wire.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for CallId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
