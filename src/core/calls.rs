@@ -1,0 +1,169 @@
+//! The pending table: our calls in flight on one connection.
+//!
+//! A call is in the table from the moment it is queued until it ends; whoever takes it out ends
+//! it, so it ends exactly once. The table knows ids and numbers, not who waits: `W` is that.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasherDefault, Hash, Hasher},
+};
+
+use super::timer_wheel::TimerKey;
+
+/// Calls in flight, by their id on the wire.
+#[derive(Debug)]
+pub(crate) struct PendingCalls<Id, W> {
+    table: HashMap<Id, Pending<W>, BuildHasherDefault<IdHasher>>,
+    /// The number of the next call.
+    next: u64,
+    /// Whether `next` went past the last number.
+    is_exhausted: bool,
+}
+
+/// A call in flight.
+#[derive(Debug)]
+pub(crate) struct Pending<W> {
+    pub(crate) number: u64,
+    /// Where the request starts in the stream of frames that this epoch sends.
+    pub(crate) starts_at: u64,
+    pub(crate) timer: Option<TimerKey>,
+    pub(crate) waiter: W,
+}
+
+impl<Id: Copy + Eq + Hash, W> PendingCalls<Id, W> {
+    pub(crate) fn new(first: u64) -> Self {
+        Self { table: HashMap::default(), next: first, is_exhausted: false }
+    }
+
+    /// The number of the next call; `None` when all were used. Skips none.
+    pub(crate) const fn next_number(&self) -> Option<u64> {
+        if self.is_exhausted { None } else { Some(self.next) }
+    }
+
+    /// Enters a call under the number that [`next_number`](Self::next_number) gave.
+    pub(crate) fn insert(&mut self, id: Id, pending: Pending<W>) {
+        debug_assert_eq!(pending.number, self.next);
+        match self.next.checked_add(1) {
+            Some(next) => self.next = next,
+            None => self.is_exhausted = true,
+        }
+        let before = self.table.insert(id, pending);
+        debug_assert!(before.is_none(), "ids of one epoch differ");
+    }
+
+    /// Takes a call out, whoever comes first.
+    pub(crate) fn take(&mut self, id: &Id) -> Option<Pending<W>> {
+        self.table.remove(id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: &Id) -> Option<&mut Pending<W>> {
+        self.table.get_mut(id)
+    }
+
+    /// Takes all out, oldest first.
+    pub(crate) fn take_all(&mut self) -> Vec<Pending<W>> {
+        let mut all: Vec<_> = self.table.drain().map(|(_, pending)| pending).collect();
+        all.sort_unstable_by_key(|pending| pending.number);
+        all
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+}
+
+/// A cheap hash for ids that we made ourselves.
+///
+/// A peer can ask for ids that are not there, but it can't put any in, so it has no way to make
+/// the table slow, and the standard hasher's defence would be paid for nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        let mut chunks = bytes.chunks_exact(8);
+        for chunk in &mut chunks {
+            self.write_u64(u64::from_le_bytes(chunk.try_into().expect("chunks of 8")));
+        }
+        for &byte in chunks.remainder() {
+            self.write_u64(u64::from(byte));
+        }
+    }
+
+    fn write_u64(&mut self, word: u64) {
+        // A multiplication by 2^64 / φ spreads the low bits; the fold brings them back down.
+        let product = u128::from(self.0 ^ word) * 0x9E37_79B9_7F4A_7C15;
+        self.0 = (product as u64) ^ (product >> 64) as u64;
+    }
+
+    fn write_usize(&mut self, word: usize) {
+        self.write_u64(word as u64);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pending(number: u64) -> Pending<&'static str> {
+        Pending { number, starts_at: 0, timer: None, waiter: "who" }
+    }
+
+    #[test]
+    fn call_is_taken_once() {
+        let mut calls = PendingCalls::new(1);
+        calls.insert(10_u64, pending(1));
+        assert!(calls.take(&10).is_some());
+        assert!(calls.take(&10).is_none());
+        assert!(calls.is_empty());
+    }
+
+    #[test]
+    fn numbers_grow_and_are_not_reused() {
+        let mut calls = PendingCalls::new(1);
+        for number in 1..=3 {
+            assert_eq!(calls.next_number(), Some(number));
+            calls.insert(number, pending(number));
+            calls.take(&number);
+        }
+        assert_eq!(calls.next_number(), Some(4));
+    }
+
+    #[test]
+    fn last_number_is_used_and_then_none_is_left() {
+        let mut calls = PendingCalls::new(u64::MAX);
+        assert_eq!(calls.next_number(), Some(u64::MAX));
+        calls.insert(u64::MAX, pending(u64::MAX));
+        assert_eq!(calls.next_number(), None);
+    }
+
+    #[test]
+    fn all_end_oldest_first() {
+        let mut calls = PendingCalls::new(1);
+        for number in 1..=1000 {
+            calls.insert(number, pending(number));
+        }
+        let numbers: Vec<_> = calls.take_all().iter().map(|pending| pending.number).collect();
+        assert_eq!(numbers, (1..=1000).collect::<Vec<_>>());
+        assert_eq!(calls.len(), 0);
+    }
+
+    #[test]
+    fn sequential_ids_spread_over_the_low_bits() {
+        let mut buckets = [0_u32; 64];
+        for id in 0..6400_u64 {
+            let mut hasher = IdHasher::default();
+            hasher.write_u64(id);
+            buckets[usize::try_from(hasher.finish() % 64).unwrap()] += 1;
+        }
+        assert!(buckets.iter().all(|&count| (50..200).contains(&count)), "{buckets:?}");
+    }
+}

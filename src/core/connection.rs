@@ -1,0 +1,645 @@
+//! One connection, as far as it can be decided without a socket.
+//!
+//! Routes frames to what handles them: limits to the hello, replies to the pending table, pings to
+//! the write queue, the rest to the handler. Every mechanism has a file of its own.
+//!
+//! ```text
+//! bytes ─▶ decode ─▶ route ─┬▶ Message    for the handler
+//!                           ├▶ Ended      a call of ours, with its answer
+//!                           ├▶ Cancelled  a request of the peer's that it no longer waits for
+//!                           └▶ Done       handled here (hello, ping, pong, a late reply)
+//! ```
+//!
+//! After every `handle_*` and every command the shell looks at [`Connection::has_output`] and
+//! [`Connection::poll_timeout`].
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::{
+    calls::{Pending, PendingCalls},
+    heartbeat::{Due, Heartbeat, Rules},
+    read_buffer::{LARGE_FRAME, ReadBuffer},
+    requests::OpenRequests,
+    write_queue::{QueuePool, SHARE_BYTES, WriteQueue, Written},
+};
+use crate::{
+    body::Body,
+    config::Config,
+    error::{CloseReason, LimitBy},
+    protocol::{Correlation, DecodeError, Decoded, Head, HeartbeatBy, Hello, Kind, Protocol},
+};
+
+/// The longest text of an error or a goaway, in bytes; a longer one is cut.
+const MAX_TEXT: usize = 4096;
+
+/// Which side made the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Accepted,
+    Dialled,
+}
+
+/// The state of one epoch. `W` waits for the answer to a call, `D` is told of a cancel.
+#[derive(Debug)]
+pub(crate) struct Connection<P: Protocol, W, D> {
+    pub(crate) protocol: P,
+    pub(crate) read: ReadBuffer,
+    pub(crate) out: Option<Box<WriteQueue>>,
+    /// What only a connection with calls has.
+    talk: Option<Box<Talk<P::Id, W, D>>>,
+    salt: u64,
+    pushes: u64,
+    /// Bytes of frames queued in this epoch, and those written; control frames that overtake aside.
+    queued_total: u64,
+    written_total: u64,
+    peer: PeerLimits,
+    role: Role,
+    /// The peer's hello came, or the protocol has none.
+    is_greeted: bool,
+    /// The peer takes no new requests; the last of ours that it handles.
+    last_handled: Option<P::Id>,
+    heartbeat: Heartbeat,
+    /// When this epoch began.
+    since: Instant,
+    /// When the frame that is half received must be whole.
+    frame_by: Option<Instant>,
+    /// Since when bytes wait to be written and none was taken.
+    stalled_since: Option<Instant>,
+    /// When closing ends, whatever is left.
+    pub(crate) close_by: Option<Instant>,
+    pub(crate) counts: Counts,
+}
+
+#[derive(Debug)]
+struct Talk<Id, W, D> {
+    calls: PendingCalls<Id, W>,
+    requests: OpenRequests<Id, D>,
+}
+
+/// What the peer's hello says; until it is there, our own.
+#[derive(Clone, Copy, Debug)]
+struct PeerLimits {
+    max_body: u32,
+    max_in_flight: u32,
+    idle_timeout_ms: u32,
+}
+
+/// What a connection counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counts {
+    pub(crate) messages_in: u64,
+    pub(crate) messages_out: u64,
+    pub(crate) bytes_in: u64,
+    pub(crate) late_replies: u32,
+    /// The last round trip of a ping, in microseconds; 0: none yet.
+    pub(crate) round_trip_us: u32,
+}
+
+/// Where a frame went.
+#[derive(Debug)]
+pub(crate) enum Route<W, D> {
+    /// It was handled here.
+    Done,
+    /// It is a message for the handler.
+    Message,
+    /// It ends a call, with its body as the reply or, where there is one, with this error.
+    Ended(Pending<W>, Option<RemoteError>),
+    /// It cancels a request of the peer's that is in flight.
+    Cancelled(D),
+    /// The peer takes no new requests, with this reason.
+    Goaway { text: String, redial_after: Duration },
+}
+
+/// What the peer answered to a call that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RemoteError {
+    pub(crate) code: u32,
+    pub(crate) text: String,
+}
+
+/// Why a call can't start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CallRefusal {
+    NoCalls,
+    PeerDraining,
+    TooManyInFlight { limit: usize },
+    IdsExhausted,
+}
+
+impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
+    pub(crate) fn new(protocol: P, role: Role, config: &Config, salt: u64, now: Instant) -> Self {
+        let is_greeted = !protocol.has_hello();
+        Self {
+            protocol,
+            read: ReadBuffer::default(),
+            out: None,
+            talk: None,
+            salt,
+            pushes: 0,
+            queued_total: 0,
+            written_total: 0,
+            peer: PeerLimits {
+                max_body: u32::try_from(config.max_body).unwrap_or(u32::MAX),
+                max_in_flight: u32::try_from(config.max_calls).unwrap_or(u32::MAX),
+                idle_timeout_ms: 0,
+            },
+            role,
+            is_greeted,
+            last_handled: None,
+            heartbeat: Heartbeat::new(now),
+            since: now,
+            frame_by: None,
+            stalled_since: None,
+            close_by: None,
+            counts: Counts::default(),
+        }
+    }
+
+    /// The epoch begins: queues what a new connection says first.
+    pub(crate) fn open(&mut self, config: &Config, pool: &mut QueuePool, now: Instant) {
+        self.since = now;
+        self.heartbeat = Heartbeat::new(now);
+        if !self.protocol.has_hello() {
+            return;
+        }
+        let rules = self.own_rules(config);
+        let millis = |duration: Option<Duration>| {
+            duration.map_or(0, |duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX))
+        };
+        let hello = Hello::new(
+            u32::try_from(config.max_body).unwrap_or(u32::MAX),
+            u32::try_from(config.max_requests).unwrap_or(u32::MAX),
+            millis(rules.interval),
+            millis(rules.idle_timeout),
+        );
+        let queue = self.out.get_or_insert_with(|| pool.take());
+        self.protocol.encode_hello(&hello, queue.urgent());
+    }
+
+    // ---- what arrives ----
+
+    /// Looks for a frame at the front of `buf`.
+    #[inline]
+    pub(crate) fn decode(
+        &mut self,
+        buf: &[u8],
+        config: &Config,
+    ) -> Result<Decoded<P::Id>, DecodeError> {
+        let decoded = self.protocol.decode(buf, config.max_body)?;
+        if matches!(decoded, Decoded::Need(_))
+            && buf.len() > config.max_body.saturating_add(LARGE_FRAME)
+        {
+            let (len, max) = (buf.len() as u64, config.max_body as u64);
+            return Err(DecodeError::BodyTooLong { len, max });
+        }
+        if let Decoded::Frame { head, body, len } = &decoded {
+            if body.start > body.end || body.end > *len || *len == 0 {
+                return Err(DecodeError::Contract("a frame without bytes or a body outside of it"));
+            }
+            if self.protocol.has_hello() && self.is_greeted == (head.kind == Kind::Hello) {
+                return Err(if self.is_greeted {
+                    DecodeError::SecondHello
+                } else {
+                    DecodeError::HelloMissing { found: head.kind }
+                });
+            }
+        }
+        Ok(decoded)
+    }
+
+    /// Bytes arrived.
+    #[inline]
+    pub(crate) const fn handle_bytes(&mut self, count: usize, now: Instant) {
+        self.heartbeat.heard(now);
+        self.counts.bytes_in += count as u64;
+    }
+
+    /// Whether the frame that is being put together in its own buffer can be handled.
+    pub(crate) fn is_frame_whole(&mut self, config: &Config) -> bool {
+        if !self.read.is_endless() {
+            return self.read.is_whole();
+        }
+        if self.read.len() > config.max_body.saturating_add(LARGE_FRAME) {
+            return true;
+        }
+        match self.protocol.decode(self.read.arrived(), config.max_body) {
+            Ok(Decoded::Need(_)) => false,
+            Ok(Decoded::Frame { len, .. }) => len <= self.read.len(),
+            Err(_) => true,
+        }
+    }
+
+    /// The start of a frame of this length (0: not known) is there and the rest is not. Whether that
+    /// sets a deadline that was not there before.
+    pub(crate) fn frame_began(&mut self, len: usize, config: &Config, now: Instant) -> bool {
+        let is_new = self.frame_by.is_none();
+        if is_new {
+            let at_rate = Duration::from_secs((len / config.frame_rate) as u64);
+            self.frame_by = now.checked_add(config.frame_timeout.saturating_add(at_rate));
+        }
+        is_new
+    }
+
+    /// No frame is half received, or not the one that was.
+    pub(crate) const fn frame_ended(&mut self) {
+        self.frame_by = None;
+    }
+
+    /// A whole frame arrived; says where it goes.
+    #[inline]
+    pub(crate) fn handle_frame(
+        &mut self,
+        head: &Head<P::Id>,
+        body: &[u8],
+        pool: &mut QueuePool,
+        now: Instant,
+    ) -> Result<Route<W, D>, DecodeError> {
+        match head.kind {
+            Kind::Push => {
+                self.counts.messages_in += 1;
+                Ok(Route::Message)
+            }
+            Kind::Request => {
+                self.counts.messages_in += 1;
+                match &self.talk {
+                    Some(talk) if talk.requests.get(&head.id).is_some() => {
+                        Err(DecodeError::DuplicateRequest)
+                    }
+                    _ => Ok(Route::Message),
+                }
+            }
+            Kind::Plain => {
+                self.counts.messages_in += 1;
+                Ok(match self.take_call(&head.id) {
+                    Some(pending) => Route::Ended(pending, None),
+                    None => Route::Message,
+                })
+            }
+            Kind::Reply => {
+                self.counts.messages_in += 1;
+                Ok(self.end_call(&head.id, None))
+            }
+            Kind::Error => {
+                let text = String::from_utf8_lossy(body).into_owned();
+                Ok(self.end_call(&head.id, Some(RemoteError { code: head.tag, text })))
+            }
+            Kind::Hello => self.handle_hello(body).map(|()| Route::Done),
+            Kind::Ping => {
+                self.handle_ping(head, body, pool, now);
+                Ok(Route::Done)
+            }
+            Kind::Pong => {
+                self.handle_pong(now);
+                Ok(Route::Done)
+            }
+            Kind::Cancel => Ok(match &self.talk {
+                Some(talk) => talk
+                    .requests
+                    .get(&head.id)
+                    .map_or(Route::Done, |deferred| Route::Cancelled(deferred.clone())),
+                None => Route::Done,
+            }),
+            Kind::Goaway => {
+                self.last_handled = Some(head.id);
+                Ok(Route::Goaway {
+                    text: String::from_utf8_lossy(body).into_owned(),
+                    redial_after: Duration::from_millis(u64::from(head.millis)),
+                })
+            }
+        }
+    }
+
+    fn handle_hello(&mut self, body: &[u8]) -> Result<(), DecodeError> {
+        let hello = self.protocol.decode_hello(body)?;
+        self.is_greeted = true;
+        self.peer = PeerLimits {
+            max_body: hello.max_body,
+            max_in_flight: hello.max_in_flight,
+            idle_timeout_ms: hello.idle_timeout_ms,
+        };
+        Ok(())
+    }
+
+    fn handle_ping(&mut self, head: &Head<P::Id>, body: &[u8], pool: &mut QueuePool, now: Instant) {
+        if self.protocol.heartbeat() == HeartbeatBy::Dialler && self.role == Role::Dialled {
+            self.handle_pong(now);
+            return;
+        }
+        // A peer that pings faster than it takes our pongs gets fewer of them.
+        let queue = self.out.get_or_insert_with(|| pool.take());
+        if queue.urgent_bytes() < MAX_URGENT {
+            let pong = Head { kind: Kind::Pong, ..*head };
+            self.protocol.encode(&pong, body, queue.urgent());
+        }
+    }
+
+    fn handle_pong(&mut self, now: Instant) {
+        if let Some(round_trip) = self.heartbeat.ponged(now) {
+            let micros = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX);
+            self.counts.round_trip_us = micros.max(1);
+        }
+    }
+
+    fn end_call(&mut self, id: &P::Id, error: Option<RemoteError>) -> Route<W, D> {
+        if let Some(pending) = self.take_call(id) {
+            return Route::Ended(pending, error);
+        }
+        self.counts.late_replies = self.counts.late_replies.saturating_add(1);
+        log::debug!("dropped a reply to {id:?}: no such call is in flight");
+        Route::Done
+    }
+
+    // ---- what is sent ----
+
+    /// Why a body of this length can't be sent.
+    pub(crate) fn body_limit(&self, config: &Config) -> (usize, LimitBy) {
+        let ours = config.max_body.min(self.protocol.largest_body());
+        let peers = self.peer.max_body as usize;
+        if self.protocol.has_hello() && self.is_greeted && peers < ours {
+            (peers, LimitBy::Peer)
+        } else {
+            (ours, LimitBy::Us)
+        }
+    }
+
+    /// Queues a frame.
+    #[inline]
+    pub(crate) fn push_frame(&mut self, head: &Head<P::Id>, body: impl Body, pool: &mut QueuePool) {
+        let protocol = &mut self.protocol;
+        let is_message = matches!(
+            head.kind,
+            Kind::Push | Kind::Request | Kind::Reply | Kind::Error | Kind::Plain
+        );
+        let queue = self.out.get_or_insert_with(|| pool.take());
+        let len = queue.push(is_message, |out| {
+            if body.as_slice().len() >= SHARE_BYTES && protocol.is_header_then_body() {
+                protocol.encode_header(head, body.as_slice().len(), out);
+                Some(body.into_bytes())
+            } else {
+                protocol.encode(head, body.as_slice(), out);
+                None
+            }
+        });
+        self.queued_total += len as u64;
+    }
+
+    /// Queues a frame that was encoded before.
+    pub(crate) fn push_encoded(&mut self, frame: &Bytes, pool: &mut QueuePool) {
+        let queue = self.out.get_or_insert_with(|| pool.take());
+        let len = queue.push(true, |out| {
+            if frame.len() >= SHARE_BYTES {
+                Some(frame.clone())
+            } else {
+                out.extend_from_slice(frame);
+                None
+            }
+        });
+        self.queued_total += len as u64;
+    }
+
+    /// Queues an error as the answer to a request.
+    pub(crate) fn push_error(&mut self, id: P::Id, code: u32, text: &str, pool: &mut QueuePool) {
+        let head = Head { tag: code, ..Head::new(Kind::Error, id) };
+        self.push_frame(&head, cut(text), pool);
+    }
+
+    /// The id of a message that nobody answers.
+    pub(crate) fn next_push_id(&mut self) -> P::Id {
+        self.pushes += 1;
+        self.protocol.push_id(self.pushes, self.salt)
+    }
+
+    /// What a message is called on this protocol.
+    pub(crate) fn push_kind(&self) -> Kind {
+        if self.protocol.correlation() == Correlation::ByKind { Kind::Push } else { Kind::Plain }
+    }
+
+    /// So many bytes of the queue's slices were written.
+    #[inline]
+    pub(crate) fn handle_written(&mut self, count: usize, now: Instant) -> Written {
+        let Some(queue) = &mut self.out else { return Written::default() };
+        let written = queue.advance(count);
+        self.written_total += written.bytes as u64;
+        self.counts.messages_out += written.messages;
+        self.stalled_since = if queue.is_empty() { None } else { Some(now) };
+        written
+    }
+
+    /// The system takes no more for now.
+    pub(crate) fn handle_write_blocked(&mut self, now: Instant) {
+        self.stalled_since.get_or_insert(now);
+    }
+
+    pub(crate) fn has_output(&self) -> bool {
+        self.out.as_ref().is_some_and(|queue| !queue.is_empty())
+    }
+
+    /// What is queued, overhead included.
+    pub(crate) fn queued_cost(&self) -> usize {
+        self.out.as_ref().map_or(0, |queue| queue.cost())
+    }
+
+    // ---- calls of ours ----
+
+    /// Whether a call may start now, and the number and id that it would have.
+    pub(crate) fn next_call(
+        &mut self,
+        config: &Config,
+        first: Option<u64>,
+    ) -> Result<(u64, P::Id), CallRefusal> {
+        if self.protocol.correlation() == Correlation::None {
+            return Err(CallRefusal::NoCalls);
+        }
+        if self.last_handled.is_some() {
+            return Err(CallRefusal::PeerDraining);
+        }
+        let limit = config.max_calls.min(self.peer.max_in_flight as usize);
+        let salt = self.salt;
+        let first = first.unwrap_or_else(|| self.protocol.first_call(salt));
+        let calls = &mut self.talk_or_new(first).calls;
+        if calls.len() >= limit {
+            return Err(CallRefusal::TooManyInFlight { limit });
+        }
+        let number = calls.next_number().ok_or(CallRefusal::IdsExhausted)?;
+        match self.protocol.call_id(number, salt) {
+            Some(id) => Ok((number, id)),
+            None => Err(CallRefusal::NoCalls),
+        }
+    }
+
+    /// Enters the call that [`next_call`](Self::next_call) allowed, and queues its request.
+    pub(crate) fn push_call(
+        &mut self,
+        number: u64,
+        head: &Head<P::Id>,
+        body: impl Body,
+        waiter: W,
+        pool: &mut QueuePool,
+    ) {
+        let starts_at = self.queued_total;
+        self.push_frame(head, body, pool);
+        let pending = Pending { number, starts_at, timer: None, waiter };
+        self.talk.as_mut().expect("next_call made it").calls.insert(head.id, pending);
+    }
+
+    /// The kind that a request has on the wire.
+    pub(crate) fn request_kind(&self) -> Kind {
+        if self.protocol.correlation() == Correlation::ByKind { Kind::Request } else { Kind::Plain }
+    }
+
+    /// The id on the wire of our call of that number.
+    pub(crate) fn call_id(&self, number: u64) -> Option<P::Id> {
+        self.protocol.call_id(number, self.salt)
+    }
+
+    pub(crate) fn call_mut(&mut self, id: &P::Id) -> Option<&mut Pending<W>> {
+        self.talk.as_mut()?.calls.get_mut(id)
+    }
+
+    pub(crate) fn take_call(&mut self, id: &P::Id) -> Option<Pending<W>> {
+        self.talk.as_mut()?.calls.take(id)
+    }
+
+    /// Takes every call in flight, oldest first: the epoch is over.
+    pub(crate) fn take_calls(&mut self) -> Vec<Pending<W>> {
+        match &mut self.talk {
+            Some(talk) if !talk.calls.is_empty() => talk.calls.take_all(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether the peer may have handled a request of ours: a byte of it was given to the system, and
+    /// no goaway proves the opposite.
+    pub(crate) fn may_be_handled(&self, pending: &Pending<W>) -> bool {
+        let is_excluded = self.last_handled.is_some_and(|last| {
+            self.call_id(pending.number).is_some_and(|id| !self.protocol.may_be_handled(&id, &last))
+        });
+        pending.starts_at < self.written_total && !is_excluded
+    }
+
+    pub(crate) fn calls_in_flight(&self) -> usize {
+        self.talk.as_ref().map_or(0, |talk| talk.calls.len())
+    }
+
+    // ---- requests of the peer's ----
+
+    /// The request outlives its callback.
+    pub(crate) fn defer(&mut self, id: P::Id, deferred: D) {
+        let first = self.protocol.first_call(self.salt);
+        self.talk_or_new(first).requests.insert(id, deferred);
+    }
+
+    /// The request is being answered; `None` if that was done already.
+    pub(crate) fn take_request(&mut self, id: &P::Id) -> Option<D> {
+        self.talk.as_mut()?.requests.remove(id)
+    }
+
+    pub(crate) fn requests_in_flight(&self) -> usize {
+        self.talk.as_ref().map_or(0, |talk| talk.requests.len())
+    }
+
+    /// Takes every request in flight: the epoch is over.
+    pub(crate) fn take_requests(&mut self) -> Vec<D> {
+        self.talk.as_mut().map_or_else(Vec::new, |talk| talk.requests.drain().collect())
+    }
+
+    fn talk_or_new(&mut self, first: u64) -> &mut Talk<P::Id, W, D> {
+        self.talk.get_or_insert_with(|| {
+            Box::new(Talk { calls: PendingCalls::new(first), requests: OpenRequests::default() })
+        })
+    }
+
+    // ---- deadlines ----
+
+    /// The earliest moment at which [`handle_timeout`](Self::handle_timeout) has something to do.
+    pub(crate) fn poll_timeout(&self, config: &Config) -> Option<Instant> {
+        let hello =
+            if self.is_greeted { None } else { self.since.checked_add(config.hello_timeout) };
+        let stalled = self.stalled_since.and_then(|since| since.checked_add(config.write_timeout));
+        [
+            hello,
+            stalled,
+            self.frame_by,
+            self.close_by,
+            self.heartbeat.poll_timeout(self.rules(config)),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Judges the deadlines, and queues a ping that is due. Why the connection must close, if it must.
+    pub(crate) fn handle_timeout(
+        &mut self,
+        config: &Config,
+        pool: &mut QueuePool,
+        now: Instant,
+    ) -> Option<CloseReason> {
+        let is_over = |limit: Option<Instant>| limit.is_some_and(|limit| now >= limit);
+        if !self.is_greeted && is_over(self.since.checked_add(config.hello_timeout)) {
+            return Some(CloseReason::HelloTimeout(config.hello_timeout));
+        }
+        if is_over(self.frame_by) {
+            return Some(CloseReason::FrameTimeout(config.frame_timeout));
+        }
+        if is_over(self.stalled_since.and_then(|since| since.checked_add(config.write_timeout))) {
+            return Some(CloseReason::WriteStalled(config.write_timeout));
+        }
+        let rules = self.rules(config);
+        match self.heartbeat.handle_timeout(rules, now) {
+            Due::Nothing => None,
+            Due::Dead => rules.idle_timeout.map(CloseReason::IdleTimeout),
+            Due::Ping => {
+                let id = self.next_push_id();
+                let queue = self.out.get_or_insert_with(|| pool.take());
+                self.protocol.encode(&Head::new(Kind::Ping, id), &[], queue.urgent());
+                None
+            }
+        }
+    }
+
+    /// Our rules, as the settings have them.
+    fn own_rules(&self, config: &Config) -> Rules {
+        let by = self.protocol.heartbeat();
+        let pings = match by {
+            HeartbeatBy::Nobody => false,
+            HeartbeatBy::Dialler => self.role == Role::Dialled,
+            HeartbeatBy::Both => true,
+        };
+        Rules {
+            interval: config.heartbeat_for(by).filter(|_| pings),
+            idle_timeout: config.idle_timeout_for(by),
+        }
+    }
+
+    /// Our rules, faster where the peer would otherwise give us up.
+    fn rules(&self, config: &Config) -> Rules {
+        let mut rules = self.own_rules(config);
+        let peers = Duration::from_millis(u64::from(self.peer.idle_timeout_ms));
+        if !peers.is_zero()
+            && let Some(interval) = &mut rules.interval
+            && peers < *interval
+        {
+            *interval = peers / 3;
+        }
+        rules
+    }
+
+    pub(crate) const fn role(&self) -> Role {
+        self.role
+    }
+
+    pub(crate) const fn is_peer_draining(&self) -> bool {
+        self.last_handled.is_some()
+    }
+}
+
+/// The most bytes of pongs that wait for a peer which does not take them.
+const MAX_URGENT: usize = 16 * 1024;
+
+/// A text that fits in a control frame, cut at a character.
+fn cut(text: &str) -> &str {
+    if text.len() <= MAX_TEXT { text } else { &text[..text.floor_char_boundary(MAX_TEXT)] }
+}

@@ -1,0 +1,182 @@
+//! When to probe a silent peer, and when to give it up.
+//!
+//! Anything received counts as life; anything sent does not. Nothing is done per message but to
+//! note the time: the connection's one timer looks here when it fires, and is set anew for what is
+//! left.
+//!
+//! ```text
+//! heard ──── interval ───▶ ping ──── … ───▶ heard + idle timeout: dead
+//!   ▲                                │
+//!   └────────── anything received ───┘
+//! ```
+
+use std::time::{Duration, Instant};
+
+/// The rules of one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rules {
+    /// Probe after this long without anything received; `None`: never.
+    pub(crate) interval: Option<Duration>,
+    /// Give up after this long without anything received; `None`: never.
+    pub(crate) idle_timeout: Option<Duration>,
+}
+
+/// What is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Due {
+    Nothing,
+    Ping,
+    Dead,
+}
+
+/// A loop that comes this much too late was away itself; its peers are given one more round.
+const AWAY: Duration = Duration::from_secs(1);
+
+/// What is known of the peer's life.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Heartbeat {
+    /// When something was last received.
+    heard: Instant,
+    /// When the ping in flight was sent. Invariant: none was received since.
+    pinged: Option<Instant>,
+}
+
+impl Heartbeat {
+    pub(crate) const fn new(now: Instant) -> Self {
+        Self { heard: now, pinged: None }
+    }
+
+    /// Something was received.
+    pub(crate) const fn heard(&mut self, now: Instant) {
+        self.heard = now;
+    }
+
+    /// The pong came. How long it took, if a ping was in flight.
+    pub(crate) fn ponged(&mut self, now: Instant) -> Option<Duration> {
+        Some(now.saturating_duration_since(self.pinged.take()?))
+    }
+
+    /// What is due. A ping is taken as sent.
+    pub(crate) fn handle_timeout(&mut self, rules: Rules, now: Instant) -> Due {
+        let silence = now.saturating_duration_since(self.heard);
+        if let Some(limit) = rules.idle_timeout
+            && silence >= limit
+        {
+            if silence - limit < AWAY {
+                return Due::Dead;
+            }
+            // What the peer sent meanwhile has been read by now, if it sent anything; if it did
+            // not, it had no ping of ours to answer. One interval is left to it.
+            let grace = rules.interval.unwrap_or(limit).min(limit);
+            self.heard = now.checked_sub(limit - grace).unwrap_or(now);
+            if rules.interval.is_none() {
+                return Due::Nothing;
+            }
+            self.pinged = Some(now);
+            return Due::Ping;
+        }
+        if let Some(interval) = rules.interval
+            && silence >= interval
+            && self.pinged.is_none_or(|at| at < self.heard)
+        {
+            self.pinged = Some(now);
+            return Due::Ping;
+        }
+        Due::Nothing
+    }
+
+    /// When to look again.
+    pub(crate) fn poll_timeout(&self, rules: Rules) -> Option<Instant> {
+        let is_pinged = self.pinged.is_some_and(|at| at >= self.heard);
+        let ping = rules.interval.filter(|_| !is_pinged);
+        let next = match (ping, rules.idle_timeout) {
+            (Some(a), Some(b)) => a.min(b),
+            (a, b) => a.or(b)?,
+        };
+        self.heard.checked_add(next)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RULES: Rules = Rules {
+        interval: Some(Duration::from_secs(20)),
+        idle_timeout: Some(Duration::from_secs(30)),
+    };
+
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn ping_only_after_silence() {
+        let start = start();
+        let mut beat = Heartbeat::new(start);
+        beat.heard(start + secs(15));
+        assert_eq!(beat.handle_timeout(RULES, start + secs(20)), Due::Nothing);
+        assert_eq!(beat.poll_timeout(RULES), Some(start + secs(35)));
+        assert_eq!(beat.handle_timeout(RULES, start + secs(35)), Due::Ping);
+    }
+
+    #[test]
+    fn one_ping_is_in_flight_at_most() {
+        let start = start();
+        let mut beat = Heartbeat::new(start);
+        assert_eq!(beat.handle_timeout(RULES, start + secs(20)), Due::Ping);
+        assert_eq!(beat.handle_timeout(RULES, start + secs(25)), Due::Nothing);
+        assert_eq!(beat.poll_timeout(RULES), Some(start + secs(30)));
+        assert_eq!(beat.handle_timeout(RULES, start + secs(30)), Due::Dead);
+    }
+
+    #[test]
+    fn pong_tells_the_round_trip_once() {
+        let start = start();
+        let mut beat = Heartbeat::new(start);
+        beat.handle_timeout(RULES, start + secs(20));
+        beat.heard(start + secs(21));
+        assert_eq!(beat.ponged(start + secs(21)), Some(secs(1)));
+        assert_eq!(beat.ponged(start + secs(22)), None);
+        assert_eq!(beat.handle_timeout(RULES, start + secs(41)), Due::Ping);
+    }
+
+    #[test]
+    fn loop_that_was_away_grants_one_more_round() {
+        let start = start();
+        let mut beat = Heartbeat::new(start);
+        assert_eq!(beat.handle_timeout(RULES, start + secs(90)), Due::Ping);
+        assert_eq!(beat.poll_timeout(RULES), Some(start + secs(110)));
+        assert_eq!(beat.handle_timeout(RULES, start + secs(110)), Due::Dead);
+    }
+
+    #[test]
+    fn year_of_suspend_does_not_panic() {
+        let start = start();
+        let mut beat = Heartbeat::new(start);
+        assert_eq!(beat.handle_timeout(RULES, start + secs(31_536_000)), Due::Ping);
+    }
+
+    #[test]
+    fn without_rules_nothing_is_ever_due() {
+        let rules = Rules { interval: None, idle_timeout: None };
+        let start = start();
+        let mut beat = Heartbeat::new(start);
+        assert_eq!(beat.poll_timeout(rules), None);
+        assert_eq!(beat.handle_timeout(rules, start + secs(1_000_000)), Due::Nothing);
+    }
+
+    #[test]
+    fn idle_timeout_alone_closes_without_a_ping() {
+        let rules = Rules { interval: None, idle_timeout: Some(secs(30)) };
+        let start = start();
+        let mut beat = Heartbeat::new(start);
+        assert_eq!(beat.poll_timeout(rules), Some(start + secs(30)));
+        assert_eq!(beat.handle_timeout(rules, start + secs(30)), Due::Dead);
+    }
+}
