@@ -1,0 +1,289 @@
+//! What turns bytes into frames and back.
+//!
+//! A [`Protocol`] knows one wire format and nothing else: it sees slices, never a socket, a queue
+//! or a clock. Everything above it (calls, heartbeats, limits, backpressure) works for any type
+//! that implements the trait, so a format of your own gets all of it.
+//!
+//! | type | for peers | calls | heartbeat |
+//! |---|---|---|---|
+//! | [`Native`] | two longhaul peers; the default | `u64`, told apart by kind | both sides ping |
+//! | [`Tcpstream`] | the Go library `kumustone/tcpstream` | `u64`, by the pending table | none |
+//! | [`Qtk3`] | `@qtk/tcp-framework` 3.x | 36 bytes of text, by the pending table | the dialler pings |
+//! | [`Qtk2`] | `@qtk/tcp-framework` 2.x | 32 bytes of text, by the pending table | the dialler pings |
+//! | [`Length`] | any length-delimited stream | none | none |
+//! | [`Any`] | one of these, chosen at run time | as the chosen one | as the chosen one |
+//!
+//! The bytes of each are in `docs/wire.md`.
+
+mod any;
+mod decode_error;
+mod length;
+mod native;
+mod qtk;
+mod tcpstream;
+
+use std::{fmt, hash::Hash, ops::Range};
+
+pub use any::{Any, AnyId, UnknownProtocol};
+pub use decode_error::DecodeError;
+pub use length::{Length, LengthBuilder, LengthError};
+pub use native::{Hello, Native};
+pub use qtk::{Qtk2, Qtk3, Uuid};
+pub use tcpstream::Tcpstream;
+
+/// A wire format.
+///
+/// One value is the prototype that a listener or a dialled connection was given; every connection
+/// works on its own clone, made anew for each epoch, so a decoder may keep state. Two prototypes
+/// that are equal must write the same bytes: a broadcast is encoded once for all that are equal.
+///
+/// # Examples
+///
+/// A format with one length byte and no calls:
+///
+/// ```
+/// use longhaul::protocol::{Decoded, DecodeError, Head, Kind, NoId, Protocol};
+///
+/// #[derive(Clone, Debug, Default, PartialEq)]
+/// struct Short;
+///
+/// impl Protocol for Short {
+///     type Id = NoId;
+///
+///     fn name(&self) -> &'static str {
+///         "short"
+///     }
+///
+///     fn decode(&mut self, buf: &[u8], _: usize) -> Result<Decoded<NoId>, DecodeError> {
+///         let Some(&len) = buf.first() else { return Ok(Decoded::need(1)) };
+///         Ok(Decoded::frame(Head::plain(NoId), 1, usize::from(len)))
+///     }
+///
+///     fn encode_header(&mut self, _: &Head<NoId>, body_len: usize, out: &mut Vec<u8>) {
+///         out.push(u8::try_from(body_len).expect("bounded by largest_body"));
+///     }
+///
+///     fn largest_body(&self) -> usize {
+///         255
+///     }
+///
+///     fn push_id(&self, _: u64, _: u64) -> NoId {
+///         NoId
+///     }
+/// }
+///
+/// let mut wire = Vec::new();
+/// Short.encode(&Head::plain(NoId), b"hi", &mut wire);
+/// assert_eq!(Short.decode(&wire, 255)?, Decoded::frame(Head::plain(NoId), 1, 2));
+/// # Ok::<(), DecodeError>(())
+/// ```
+pub trait Protocol: Clone + PartialEq + fmt::Debug + Send + 'static {
+    /// What ties a reply to its request on the wire.
+    type Id: Copy + Eq + Hash + fmt::Debug + Send + 'static;
+
+    /// The name on the command line and in logs.
+    fn name(&self) -> &'static str;
+
+    /// Looks at the front of `buf` for one frame.
+    ///
+    /// Called with everything received since the last frame's end. As soon as the header is there,
+    /// it answers with a [`Decoded::Frame`], although the body may still be missing: the caller
+    /// waits for it and knows how much to expect. [`Decoded::Need`] asks for more bytes; the call is
+    /// then repeated with the same bytes and more behind them.
+    ///
+    /// Nothing may be allocated by a length that the peer declared.
+    ///
+    /// # Errors
+    ///
+    /// The bytes can't be a frame, or declare a body of more than `max_body` bytes. The connection
+    /// then closes with the error as its reason.
+    fn decode(&mut self, buf: &[u8], max_body: usize) -> Result<Decoded<Self::Id>, DecodeError>;
+
+    /// Appends what stands before a body of `body_len` bytes.
+    ///
+    /// `body_len` is at most [`largest_body`](Self::largest_body), which the caller has checked.
+    fn encode_header(&mut self, head: &Head<Self::Id>, body_len: usize, out: &mut Vec<u8>);
+
+    /// Appends a whole frame.
+    ///
+    /// A format whose frames are not a header and then the body as it is overrides this, and
+    /// [`is_header_then_body`](Self::is_header_then_body) to say so.
+    fn encode(&mut self, head: &Head<Self::Id>, body: &[u8], out: &mut Vec<u8>) {
+        self.encode_header(head, body.len(), out);
+        out.extend_from_slice(body);
+    }
+
+    /// Whether a frame is what [`encode_header`](Self::encode_header) wrote and then the body
+    /// unchanged, so that a large body can be sent without copying it. Default: yes.
+    fn is_header_then_body(&self) -> bool {
+        true
+    }
+
+    /// The largest body that the format can carry, in bytes.
+    fn largest_body(&self) -> usize;
+
+    /// How replies find their calls. Default: there are no calls.
+    fn correlation(&self) -> Correlation {
+        Correlation::None
+    }
+
+    /// Who sends heartbeats. Default: nobody.
+    fn heartbeat(&self) -> HeartbeatBy {
+        HeartbeatBy::Nobody
+    }
+
+    /// The id on the wire of our call number `n`.
+    ///
+    /// `salt` is random, drawn once an epoch, so that ids of different connections differ. Must
+    /// differ for different `n`. `None` where the format has no calls.
+    fn call_id(&self, n: u64, salt: u64) -> Option<Self::Id> {
+        let _ = (n, salt);
+        None
+    }
+
+    /// The first call number of an epoch. Default: 1.
+    fn first_call(&self, salt: u64) -> u64 {
+        let _ = salt;
+        1
+    }
+
+    /// The id of a message or a ping that nobody answers: number `n` of this connection.
+    fn push_id(&self, n: u64, salt: u64) -> Self::Id;
+
+    /// Whether a peer whose goaway names `last` may have handled our request `id`. Default: yes.
+    fn may_be_handled(&self, id: &Self::Id, last: &Self::Id) -> bool {
+        let _ = (id, last);
+        true
+    }
+
+    /// Whether the first frame in each direction is a hello. Default: no.
+    fn has_hello(&self) -> bool {
+        false
+    }
+
+    /// Appends our hello frame; called only where [`has_hello`](Self::has_hello).
+    fn encode_hello(&mut self, hello: &Hello, out: &mut Vec<u8>) {
+        let _ = (hello, out);
+    }
+
+    /// Reads the body of a frame of [`Kind::Hello`]; called only where [`has_hello`](Self::has_hello).
+    ///
+    /// # Errors
+    ///
+    /// The body is not a hello.
+    fn decode_hello(&self, body: &[u8]) -> Result<Hello, DecodeError> {
+        let _ = body;
+        Err(DecodeError::custom("this protocol has no hello"))
+    }
+}
+
+/// What [`Protocol::decode`] found at the front of the bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decoded<Id> {
+    /// The header is not whole: look again when this many bytes are there, counted from the front.
+    /// A number that is not above what was shown counts as one byte more.
+    Need(usize),
+    /// A frame, of which the body may not have arrived.
+    Frame {
+        /// What the header says.
+        head: Head<Id>,
+        /// Where the body stands, counted from the front.
+        body: Range<usize>,
+        /// Bytes of the whole frame; at least `body.end` and at least 1.
+        len: usize,
+    },
+}
+
+impl<Id> Decoded<Id> {
+    /// More bytes are needed: `total` from the front.
+    pub const fn need(total: usize) -> Self {
+        Self::Need(total)
+    }
+
+    /// A frame of a header and a body right behind it.
+    pub const fn frame(head: Head<Id>, header_len: usize, body_len: usize) -> Self {
+        let end = header_len + body_len;
+        Self::Frame { head, body: header_len..end, len: end }
+    }
+}
+
+/// What a frame's header says, beside the length of its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Head<Id> {
+    /// What the frame is.
+    pub kind: Kind,
+    /// The correlation id.
+    pub id: Id,
+    /// The application's message type; on [`Kind::Error`] the code. 0 where the format has none.
+    pub tag: u32,
+    /// On [`Kind::Request`] the milliseconds that the caller will still wait (0: not said), on
+    /// [`Kind::Goaway`] those to wait before a redial; else 0.
+    pub millis: u32,
+}
+
+impl<Id> Head<Id> {
+    /// A head of this kind and id, with tag and millis 0.
+    pub const fn new(kind: Kind, id: Id) -> Self {
+        Self { kind, id, tag: 0, millis: 0 }
+    }
+
+    /// A message of a format that does not tell requests from replies.
+    pub const fn plain(id: Id) -> Self {
+        Self::new(Kind::Plain, id)
+    }
+}
+
+/// What a frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Kind {
+    /// The first frame, with the sender's limits.
+    Hello,
+    /// One way: no answer is expected.
+    Push,
+    /// Answered by exactly one reply or error.
+    Request,
+    /// The answer to a request.
+    Reply,
+    /// The answer to a request that failed.
+    Error,
+    /// A probe, to be answered with a pong.
+    Ping,
+    /// The answer to a ping.
+    Pong,
+    /// No new requests are taken.
+    Goaway,
+    /// The caller no longer waits.
+    Cancel,
+    /// A message whose format does not say what it is: a reply if its id is in the pending table,
+    /// else a message for the handler.
+    Plain,
+}
+
+/// How a reply finds its call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Correlation {
+    /// It can't: calls are refused.
+    None,
+    /// The frame's kind tells replies from requests.
+    ByKind,
+    /// A frame whose id is in the pending table is a reply.
+    ByPendingTable,
+}
+
+/// Who sends heartbeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum HeartbeatBy {
+    /// Nobody: the format has no ping.
+    Nobody,
+    /// The side that dialled; the other sends the same bytes back, which the dialler takes as the pong.
+    Dialler,
+    /// Either side; a pong answers.
+    Both,
+}
+
+/// The id of a format that has none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct NoId;
