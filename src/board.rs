@@ -1,0 +1,239 @@
+//! What other threads may know of a connection without asking the loop.
+//!
+//! One entry a slot, so that a [`Handle`](crate::Handle) can refuse at once what could not be
+//! sent: to a connection that is gone, or whose queue is full. The loop writes the state; `room`
+//! is written by both sides and always adds up:
+//!
+//! ```text
+//! room = high watermark − what the loop holds queued − what was posted and not yet taken
+//! ```
+
+use std::sync::{
+    OnceLock,
+    atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering},
+};
+
+use crate::{
+    ConnId,
+    error::{LimitBy, SendError},
+};
+
+/// Entries of all slots, in chunks that double and never move.
+#[derive(Debug)]
+pub(crate) struct Board {
+    chunks: [OnceLock<Box<[Entry]>>; CHUNKS],
+}
+
+/// The entries of the first chunk; the last one ends beyond 2³².
+const FIRST: usize = 1024;
+const CHUNKS: usize = 23;
+
+#[derive(Debug, Default)]
+struct Entry {
+    /// Generation and flags.
+    state: AtomicU64,
+    room: AtomicI64,
+    /// The longest body that may be sent, in bytes.
+    max_body: AtomicU32,
+    /// Whether that is the peer's limit.
+    is_peers: AtomicU32,
+}
+
+const OPEN: u64 = 1;
+const FULL: u64 = 2;
+
+impl Board {
+    pub(crate) fn new() -> Self {
+        Self { chunks: [const { OnceLock::new() }; CHUNKS] }
+    }
+
+    fn entry(&self, slot: u32) -> Option<&Entry> {
+        let (chunk, index) = place(slot);
+        self.chunks[chunk].get()?.get(index)
+    }
+
+    /// The entry, made if need be; for the loop alone.
+    fn entry_or_new(&self, slot: u32) -> &Entry {
+        let (chunk, index) = place(slot);
+        let make = || (0..FIRST << chunk).map(|_| Entry::default()).collect();
+        &self.chunks[chunk].get_or_init(make)[index]
+    }
+
+    // ---- the loop's side ----
+
+    /// Opens the slot for a new connection, and gives its generation.
+    pub(crate) fn open(&self, slot: u32, high_watermark: usize) -> u32 {
+        let entry = self.entry_or_new(slot);
+        let generation =
+            ((entry.state.load(Ordering::Relaxed) >> 32) as u32).wrapping_add(1).max(1);
+        entry.room.fetch_add(signed(high_watermark), Ordering::Relaxed);
+        entry.state.store(u64::from(generation) << 32 | OPEN, Ordering::Release);
+        generation
+    }
+
+    /// The connection is gone; its share of the room goes with it.
+    pub(crate) fn close(&self, id: ConnId, high_watermark: usize) {
+        let entry = self.entry_or_new(id.slot());
+        entry.state.store(u64::from(id.generation()) << 32, Ordering::Release);
+        entry.room.fetch_sub(signed(high_watermark), Ordering::Relaxed);
+    }
+
+    /// Says whether the queue is above its high watermark.
+    pub(crate) fn set_full(&self, id: ConnId, is_full: bool) {
+        let flags = if is_full { OPEN | FULL } else { OPEN };
+        let state = u64::from(id.generation()) << 32 | flags;
+        self.entry_or_new(id.slot()).state.store(state, Ordering::Release);
+    }
+
+    pub(crate) fn set_max_body(&self, slot: u32, (max, by): (usize, LimitBy)) {
+        let entry = self.entry_or_new(slot);
+        entry.max_body.store(u32::try_from(max).unwrap_or(u32::MAX), Ordering::Relaxed);
+        entry.is_peers.store(u32::from(by == LimitBy::Peer), Ordering::Relaxed);
+    }
+
+    /// What the loop holds for this slot grew by so much, or shrank; also takes over what was
+    /// posted, as a shrinking.
+    pub(crate) fn queued(&self, slot: u32, difference: i64) {
+        if difference != 0 {
+            self.entry_or_new(slot).room.fetch_sub(difference, Ordering::Relaxed);
+        }
+    }
+
+    // ---- any thread's side ----
+
+    /// Whether the connection exists.
+    pub(crate) fn is_open(&self, id: ConnId) -> bool {
+        self.entry(id.slot()).is_some_and(|entry| entry.is_open(id))
+    }
+
+    /// Whether a body of this length could be sent, room aside.
+    pub(crate) fn check(&self, id: ConnId, len: usize) -> Result<(), SendError> {
+        let entry = self.entry(id.slot()).filter(|entry| entry.is_open(id));
+        entry.ok_or(SendError::Closed)?.check_len(len)
+    }
+
+    /// Reserves room for a post of `cost` with a body of `len` bytes, or says why not.
+    pub(crate) fn reserve(&self, id: ConnId, len: usize, cost: usize) -> Result<(), SendError> {
+        let entry = self.entry(id.slot()).filter(|entry| entry.is_open(id));
+        let entry = entry.ok_or(SendError::Closed)?;
+        entry.check_len(len)?;
+        if entry.state.load(Ordering::Relaxed) & FULL != 0 {
+            return Err(SendError::Full);
+        }
+        if entry.room.fetch_sub(signed(cost), Ordering::Relaxed) <= 0 {
+            entry.room.fetch_add(signed(cost), Ordering::Relaxed);
+            return Err(SendError::Full);
+        }
+        Ok(())
+    }
+
+    /// Gives back what [`reserve`](Self::reserve) took: the post was refused, or was taken.
+    pub(crate) fn release(&self, slot: u32, cost: usize) {
+        if let Some(entry) = self.entry(slot) {
+            entry.room.fetch_add(signed(cost), Ordering::Relaxed);
+        }
+    }
+
+    /// The room that is left.
+    #[cfg(test)]
+    pub(crate) fn room(&self, slot: u32) -> i64 {
+        self.entry(slot).map_or(0, |entry| entry.room.load(Ordering::Relaxed))
+    }
+}
+
+impl Entry {
+    fn is_open(&self, id: ConnId) -> bool {
+        let state = self.state.load(Ordering::Acquire);
+        state >> 32 == u64::from(id.generation()) && state & OPEN != 0
+    }
+
+    fn check_len(&self, len: usize) -> Result<(), SendError> {
+        let max = self.max_body.load(Ordering::Relaxed) as usize;
+        if len <= max {
+            return Ok(());
+        }
+        let is_peers = self.is_peers.load(Ordering::Relaxed) != 0;
+        let limit = if is_peers { LimitBy::Peer } else { LimitBy::Us };
+        Err(SendError::BodyTooLong { len, max, limit })
+    }
+}
+
+/// Chunk and index of a slot's entry.
+const fn place(slot: u32) -> (usize, usize) {
+    let number = slot as usize + FIRST;
+    let chunk = (number.ilog2() - FIRST.ilog2()) as usize;
+    (chunk, number - (FIRST << chunk))
+}
+
+fn signed(cost: usize) -> i64 {
+    i64::try_from(cost).unwrap_or(i64::MAX / 4)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(slot: u32, board: &Board) -> ConnId {
+        let id = ConnId::new(slot, board.open(slot, 100));
+        board.set_max_body(slot, (1000, LimitBy::Us));
+        id
+    }
+
+    #[test]
+    fn every_slot_has_a_place_of_its_own() {
+        assert_eq!(place(0), (0, 0));
+        assert_eq!(place(1023), (0, 1023));
+        assert_eq!(place(1024), (1, 0));
+        assert_eq!(place(3071), (1, 2047));
+        assert_eq!(place(3072), (2, 0));
+        assert!(place(u32::MAX).0 < CHUNKS);
+    }
+
+    #[test]
+    fn stale_id_is_refused_after_the_slot_was_reused() {
+        let board = Board::new();
+        let old = id(7, &board);
+        board.close(old, 100);
+        assert_eq!(board.reserve(old, 0, 1), Err(SendError::Closed));
+        let new = id(7, &board);
+        assert_ne!(old, new);
+        assert_eq!(board.reserve(old, 0, 1), Err(SendError::Closed));
+        assert_eq!(board.reserve(new, 0, 1), Ok(()));
+    }
+
+    #[test]
+    fn posts_are_refused_when_the_room_is_used_up() {
+        let board = Board::new();
+        let id = id(0, &board);
+        assert_eq!(board.reserve(id, 0, 60), Ok(()));
+        assert_eq!(board.reserve(id, 0, 60), Ok(()));
+        assert_eq!(board.reserve(id, 0, 60), Err(SendError::Full));
+        board.release(0, 60);
+        assert_eq!(board.reserve(id, 0, 60), Ok(()));
+    }
+
+    #[test]
+    fn room_adds_up_over_the_generations_of_a_slot() {
+        let board = Board::new();
+        let old = id(0, &board);
+        board.reserve(old, 0, 30).unwrap();
+        board.close(old, 100);
+        let new = id(0, &board);
+        assert_eq!(board.room(0), 70);
+        board.release(0, 30);
+        assert_eq!(board.room(0), 100);
+        board.close(new, 100);
+        assert_eq!(board.room(0), 0);
+    }
+
+    #[test]
+    fn long_body_names_whose_limit_it_is() {
+        let board = Board::new();
+        let id = id(0, &board);
+        board.set_max_body(0, (10, LimitBy::Peer));
+        let refused = board.reserve(id, 11, 1);
+        let expected = SendError::BodyTooLong { len: 11, max: 10, limit: LimitBy::Peer };
+        assert_eq!(refused, Err(expected));
+        assert_eq!(board.room(0), 100);
+    }
+}

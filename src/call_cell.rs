@@ -1,0 +1,140 @@
+//! Where another thread waits for the end of a call: one allocation a call, shared by both sides.
+//!
+//! ```text
+//!            reply, error, close, timeout             taken by the waiter
+//! Waiting ─────────────────────────────────▶ Done ───────────────────────▶ Over
+//!    └──────────────────────── dropped by the waiter ──────────────────────▶ Over
+//! ```
+
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+
+use crate::{
+    error::CallError,
+    sync::{self, Mutex, lock},
+};
+
+/// How a call ended: the reply's tag and body, or why there is none.
+pub(crate) type Outcome = Result<(u32, Bytes), CallError>;
+
+/// The meeting point of a waiter and the loop.
+#[derive(Debug)]
+pub(crate) struct CallCell {
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting { number: Option<u64>, sleeper: Sleeper },
+    Done(Outcome),
+    Over,
+}
+
+/// Who is to be roused.
+#[derive(Debug)]
+enum Sleeper {
+    Nobody,
+    Thread(sync::Thread),
+    Task(Waker),
+}
+
+impl CallCell {
+    pub(crate) fn new() -> Self {
+        Self { state: Mutex::new(State::Waiting { number: None, sleeper: Sleeper::Nobody }) }
+    }
+
+    // ---- the loop's side ----
+
+    /// The call is queued under this number. False if nobody waits any more.
+    pub(crate) fn started(&self, call_number: u64) -> bool {
+        match &mut *lock(&self.state) {
+            State::Waiting { number, .. } => {
+                *number = Some(call_number);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether the waiter is still there.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        matches!(&*lock(&self.state), State::Waiting { .. })
+    }
+
+    /// The call has ended. Only the first end counts.
+    pub(crate) fn end(&self, outcome: Outcome) {
+        let before = {
+            let mut state = lock(&self.state);
+            match &*state {
+                State::Waiting { .. } => std::mem::replace(&mut *state, State::Done(outcome)),
+                _ => return,
+            }
+        };
+        if let State::Waiting { sleeper, .. } = before {
+            match sleeper {
+                Sleeper::Nobody => {}
+                Sleeper::Thread(thread) => thread.unpark(),
+                Sleeper::Task(waker) => waker.wake(),
+            }
+        }
+    }
+
+    // ---- the waiter's side ----
+
+    /// Blocks the thread until the call has ended.
+    pub(crate) fn wait(&self) -> Outcome {
+        loop {
+            {
+                let mut state = lock(&self.state);
+                match &mut *state {
+                    State::Waiting { sleeper, .. } => {
+                        if matches!(sleeper, Sleeper::Nobody) {
+                            *sleeper = Sleeper::Thread(sync::current());
+                        }
+                    }
+                    _ => return take(&mut state),
+                }
+            }
+            sync::park();
+        }
+    }
+
+    /// The end, if it is there; else the task is roused when it is.
+    pub(crate) fn poll(&self, context: &Context<'_>) -> Poll<Outcome> {
+        let mut state = lock(&self.state);
+        match &mut *state {
+            State::Waiting { sleeper, .. } => {
+                match sleeper {
+                    Sleeper::Task(waker) => waker.clone_from(context.waker()),
+                    _ => *sleeper = Sleeper::Task(context.waker().clone()),
+                }
+                Poll::Pending
+            }
+            _ => Poll::Ready(take(&mut state)),
+        }
+    }
+
+    /// The number of the call, once the loop has queued it and until it ends.
+    pub(crate) fn number(&self) -> Option<u64> {
+        match &*lock(&self.state) {
+            State::Waiting { number, .. } => *number,
+            _ => None,
+        }
+    }
+
+    /// Nobody waits any more. The number under which the loop has the call, if it is in flight.
+    pub(crate) fn abandon(&self) -> Option<u64> {
+        match std::mem::replace(&mut *lock(&self.state), State::Over) {
+            State::Waiting { number, .. } => number,
+            _ => None,
+        }
+    }
+}
+
+fn take(state: &mut State) -> Outcome {
+    match std::mem::replace(state, State::Over) {
+        State::Done(outcome) => outcome,
+        _ => panic!("the end of a call was taken twice"),
+    }
+}

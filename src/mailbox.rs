@@ -1,0 +1,201 @@
+//! Commands from other threads: a bounded queue, and one wake for many.
+//!
+//! Posting to a loop that is awake is a lock and a push, without a system call. A loop that wants
+//! to sleep says so first and looks into the queue once more after it; a poster pushes first and
+//! then asks whether the loop sleeps. So one of the two sees the other, and the first poster who
+//! finds the loop asleep, and only that one, wakes it.
+
+use crate::{
+    reactor::net::Wake,
+    sync::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering, lock},
+};
+
+/// What waits for the loop.
+pub(crate) struct Mailbox<T> {
+    queue: Mutex<Queue<T>>,
+    /// The length of the queue, for a look without the lock.
+    len: AtomicUsize,
+    is_asleep: AtomicBool,
+    waker: Arc<dyn Wake>,
+    max_len: usize,
+    max_bytes: usize,
+}
+
+struct Queue<T> {
+    commands: Vec<T>,
+    bytes: usize,
+    is_closed: bool,
+}
+
+/// Why a command was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    Full,
+    Closed,
+}
+
+impl<T> Mailbox<T> {
+    pub(crate) fn new(waker: Arc<dyn Wake>, max_len: usize, max_bytes: usize) -> Self {
+        Self {
+            queue: Mutex::new(Queue { commands: Vec::new(), bytes: 0, is_closed: false }),
+            len: AtomicUsize::new(0),
+            is_asleep: AtomicBool::new(false),
+            waker,
+            max_len,
+            max_bytes,
+        }
+    }
+
+    /// Posts a command that carries this many bytes.
+    pub(crate) fn post(&self, command: T, bytes: usize) -> Result<(), Refused> {
+        self.push(command, bytes, false)
+    }
+
+    /// Posts a command that must get through although the mailbox is full: what ends something.
+    pub(crate) fn post_control(&self, command: T) -> Result<(), Refused> {
+        self.push(command, 0, true)
+    }
+
+    fn push(&self, command: T, bytes: usize, is_control: bool) -> Result<(), Refused> {
+        {
+            let mut queue = lock(&self.queue);
+            if queue.is_closed {
+                return Err(Refused::Closed);
+            }
+            let is_full =
+                queue.commands.len() >= self.max_len || queue.bytes + bytes > self.max_bytes;
+            if is_full && !is_control {
+                return Err(Refused::Full);
+            }
+            queue.bytes += bytes;
+            queue.commands.push(command);
+            self.len.store(queue.commands.len(), Ordering::Relaxed);
+        }
+        if self.is_asleep.swap(false, Ordering::SeqCst) {
+            self.waker.wake();
+        }
+        Ok(())
+    }
+
+    /// Takes all that waits, in order, in exchange for an empty buffer.
+    pub(crate) fn take(&self, batch: &mut Vec<T>) {
+        debug_assert!(batch.is_empty());
+        if self.len.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let mut queue = lock(&self.queue);
+        std::mem::swap(&mut queue.commands, batch);
+        queue.bytes = 0;
+        self.len.store(0, Ordering::Relaxed);
+    }
+
+    /// The loop is about to wait. Whether it may: not if something was posted meanwhile.
+    pub(crate) fn fall_asleep(&self) -> bool {
+        self.is_asleep.store(true, Ordering::SeqCst);
+        let is_empty = lock(&self.queue).commands.is_empty();
+        if !is_empty {
+            self.wake_up();
+        }
+        is_empty
+    }
+
+    /// The loop runs again.
+    pub(crate) fn wake_up(&self) {
+        self.is_asleep.store(false, Ordering::SeqCst);
+    }
+
+    /// Refuses all posts from now on, and gives back what waits.
+    pub(crate) fn close(&self) -> Vec<T> {
+        let mut queue = lock(&self.queue);
+        queue.is_closed = true;
+        queue.bytes = 0;
+        self.len.store(0, Ordering::Relaxed);
+        std::mem::take(&mut queue.commands)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        lock(&self.queue).is_closed
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(&self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn mailbox(max_len: usize, max_bytes: usize) -> (Mailbox<u32>, Arc<Wakes>) {
+        let wakes = Arc::new(Wakes::default());
+        (Mailbox::new(wakes.clone(), max_len, max_bytes), wakes)
+    }
+
+    fn taken(mailbox: &Mailbox<u32>) -> Vec<u32> {
+        let mut batch = Vec::new();
+        mailbox.take(&mut batch);
+        batch
+    }
+
+    #[test]
+    fn commands_come_out_in_order() {
+        let (mailbox, _) = mailbox(10, 10);
+        for command in 1..=3 {
+            mailbox.post(command, 1).unwrap();
+        }
+        assert_eq!(taken(&mailbox), [1, 2, 3]);
+        assert_eq!(taken(&mailbox), []);
+    }
+
+    #[test]
+    fn awake_loop_is_not_woken() {
+        let (mailbox, wakes) = mailbox(10, 10);
+        mailbox.post(1, 0).unwrap();
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn sleeping_loop_is_woken_once_for_many() {
+        let (mailbox, wakes) = mailbox(10, 10);
+        assert!(mailbox.fall_asleep());
+        for command in 1..=5 {
+            mailbox.post(command, 0).unwrap();
+        }
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn loop_does_not_sleep_over_a_command() {
+        let (mailbox, wakes) = mailbox(10, 10);
+        mailbox.post(1, 0).unwrap();
+        assert!(!mailbox.fall_asleep());
+        mailbox.post(2, 0).unwrap();
+        assert_eq!(wakes.0.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn full_in_items_or_in_bytes_refuses_all_but_control() {
+        let (mailbox, _) = mailbox(2, 100);
+        mailbox.post(1, 100).unwrap();
+        assert_eq!(mailbox.post(2, 1), Err(Refused::Full));
+        mailbox.post(2, 0).unwrap();
+        assert_eq!(mailbox.post(3, 0), Err(Refused::Full));
+        mailbox.post_control(4).unwrap();
+        assert_eq!(taken(&mailbox), [1, 2, 4]);
+        mailbox.post(5, 100).unwrap();
+    }
+
+    #[test]
+    fn closed_refuses_everything_and_gives_back_what_waits() {
+        let (mailbox, _) = mailbox(10, 10);
+        mailbox.post(1, 1).unwrap();
+        assert_eq!(mailbox.close(), [1]);
+        assert_eq!(mailbox.post(2, 0), Err(Refused::Closed));
+        assert_eq!(mailbox.post_control(2), Err(Refused::Closed));
+    }
+}
