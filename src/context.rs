@@ -1,0 +1,570 @@
+//! What a callback may do: with the loop ([`Context`]) and with its connection ([`Conn`]).
+
+use std::{
+    any::{Any, TypeId},
+    fmt,
+    net::{SocketAddr, ToSocketAddrs},
+    ops::{Deref, DerefMut},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    Body, CallError, CallId, CloseReason, Config, ConnId, ConnStats, Error, Handle, Handler,
+    ListenerId, Message, Reply, Responder, SendError, Stats, Target, TimerId,
+    handler::Audience,
+    protocol::{Correlation, Head, Kind, Protocol},
+    reactor::{
+        net::ListenOptions,
+        slots::{Alarm, Phase, State, Waiter},
+        sockets::Sockets,
+    },
+};
+
+/// The loop, as a callback may use it. Nothing here blocks.
+pub struct Context<'a, P: Protocol> {
+    pub(crate) state: &'a mut State<P>,
+    pub(crate) sockets: &'a mut dyn Sockets,
+}
+
+impl<P: Protocol> Context<'_, P> {
+    /// A connection that is up.
+    pub fn conn(&mut self, id: ConnId) -> Option<Conn<'_, P>> {
+        self.state.get(id).filter(|slot| slot.phase != Phase::Lingering)?;
+        Some(Conn { cx: Context { state: self.state, sockets: self.sockets }, id })
+    }
+
+    /// The connections that are up, by slot.
+    pub fn connections(&self) -> impl Iterator<Item = ConnId> {
+        self.state.slots.iter().filter(|(_, slot)| slot.is_up()).map(|(_, slot)| slot.id)
+    }
+
+    /// Sends a body to an audience: encoded once for each protocol, and fanned out over turns.
+    /// To each receiver it comes in the order in which things were sent. Returns how many receivers
+    /// there are: those that are up now.
+    pub fn broadcast(&mut self, audience: Audience, body: impl Body) -> usize {
+        let tag = body.tag().unwrap_or(0);
+        self.state.broadcast(audience, tag, body.into_bytes())
+    }
+
+    /// Dials with the default protocol and settings; see [`connect_with`](Self::connect_with).
+    ///
+    /// # Errors
+    ///
+    /// As [`connect_with`](Self::connect_with).
+    pub fn connect<T>(&mut self, target: T) -> Result<ConnId, Error>
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+    {
+        let profile = self.state.profiles[0].clone();
+        self.connect_with(target, &profile.protocol, &profile.config)
+    }
+
+    /// Dials a peer: `ip:port` or `host:port`.
+    ///
+    /// The id is there at once; [`on_connect`](Handler::on_connect) tells when the connection is up,
+    /// [`on_error`](Handler::on_error) what failed. What is sent before goes to the offline queue.
+    ///
+    /// # Errors
+    ///
+    /// The target is no address, or the settings can't work.
+    pub fn connect_with<T>(
+        &mut self,
+        target: T,
+        protocol: &P,
+        config: &Config,
+    ) -> Result<ConnId, Error>
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+    {
+        self.connect_target(target.try_into()?, protocol, config)
+    }
+
+    pub(crate) fn connect_target(
+        &mut self,
+        target: Target,
+        protocol: &P,
+        config: &Config,
+    ) -> Result<ConnId, Error> {
+        config.validate()?;
+        if !self.is_running() {
+            return Err(Error::Stopped);
+        }
+        Ok(self.dial(target, protocol, config))
+    }
+
+    /// Listens with the default protocol and settings; see [`listen_with`](Self::listen_with).
+    ///
+    /// # Errors
+    ///
+    /// As [`listen_with`](Self::listen_with).
+    pub fn listen(&mut self, addr: impl ToSocketAddrs) -> Result<(ListenerId, SocketAddr), Error> {
+        let profile = self.state.profiles[0].clone();
+        self.listen_with(addr, &profile.protocol, &profile.config)
+    }
+
+    /// Listens on the first address that can be bound; the one returned has the real port. A name is
+    /// resolved here and now, so give a literal address on the loop.
+    ///
+    /// # Errors
+    ///
+    /// The settings can't work, or no address could be bound.
+    pub fn listen_with(
+        &mut self,
+        addr: impl ToSocketAddrs,
+        protocol: &P,
+        config: &Config,
+    ) -> Result<(ListenerId, SocketAddr), Error> {
+        config.validate()?;
+        if !self.is_running() {
+            return Err(Error::Stopped);
+        }
+        let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "no address to listen on");
+        for addr in addr.to_socket_addrs()? {
+            let bind = |sockets: &mut dyn Sockets, id, options: &ListenOptions| {
+                sockets.listen(id, addr, options)
+            };
+            match self.open_listener(protocol, config, bind) {
+                Ok(listening) => return Ok(listening),
+                Err(error) => last = error,
+            }
+        }
+        Err(last.into())
+    }
+
+    /// Takes over a listener that is bound already, from a supervisor for example.
+    ///
+    /// # Errors
+    ///
+    /// The settings can't work, or the system refuses.
+    pub fn adopt_listener(
+        &mut self,
+        listener: std::net::TcpListener,
+        protocol: &P,
+        config: &Config,
+    ) -> Result<(ListenerId, SocketAddr), Error> {
+        config.validate()?;
+        let adopt = |sockets: &mut dyn Sockets, id, options: &ListenOptions| {
+            sockets.adopt_listener(id, listener, options)
+        };
+        Ok(self.open_listener(protocol, config, adopt)?)
+    }
+
+    /// Takes over a stream that is connected already; it counts as accepted and is never redialled.
+    ///
+    /// # Errors
+    ///
+    /// The settings can't work, or the system refuses.
+    pub fn adopt_stream(
+        &mut self,
+        stream: std::net::TcpStream,
+        protocol: &P,
+        config: &Config,
+    ) -> Result<ConnId, Error> {
+        config.validate()?;
+        Ok(self.take_over(stream, protocol, config)?)
+    }
+
+    /// Stops listening; what was accepted stays. False if there is no such listener.
+    pub fn close_listener(&mut self, id: ListenerId) -> bool {
+        self.drop_listener(id)
+    }
+
+    /// The address of a listener, with the real port.
+    pub fn listener_addr(&self, id: ListenerId) -> Option<SocketAddr> {
+        self.state.listeners.iter().find(|listener| listener.id == id).map(|found| found.addr)
+    }
+
+    /// Makes [`on_timer`](Handler::on_timer) be called once, after this time, with this token.
+    pub fn set_timer(&mut self, after: Duration, token: u64) -> TimerId {
+        self.insert_timer(after, token, None)
+    }
+
+    fn insert_timer(&mut self, after: Duration, token: u64, conn: Option<ConnId>) -> TimerId {
+        let deadline = self.state.now.checked_add(after);
+        // Beyond what an instant can say: never, which a century is.
+        let century = Duration::from_secs(100 * 365 * 86_400);
+        let deadline = deadline.unwrap_or_else(|| self.state.now + century);
+        TimerId(self.state.wheel.insert(deadline, Alarm::User { token, conn }))
+    }
+
+    /// Cancels a timer. False if it has fired, or was cancelled.
+    pub fn cancel_timer(&mut self, id: TimerId) -> bool {
+        match self.state.wheel.cancel(id.0) {
+            Some(Alarm::User { conn: Some(conn), .. }) => {
+                if let Some(slot) = self.state.get_mut(conn) {
+                    slot.timers.retain(|key| *key != id.0);
+                }
+                true
+            }
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    /// Stops the reactor: no new work, what is in flight finishes, what is queued is flushed, for up
+    /// to the reactor's stop timeout.
+    pub fn stop(&mut self) {
+        let timeout = self.state.stop_timeout;
+        self.begin_stop(timeout);
+    }
+
+    /// What was counted so far.
+    pub const fn stats(&self) -> Stats {
+        self.state.stats
+    }
+
+    /// The time of this turn.
+    pub const fn now(&self) -> Instant {
+        self.state.now
+    }
+
+    /// A handle for other threads.
+    pub fn handle(&self) -> Handle<P> {
+        Handle::new(self.state.shared.clone())
+    }
+
+    fn is_running(&self) -> bool {
+        self.state.stop == crate::reactor::slots::StopPhase::Running
+    }
+}
+
+impl<P: Protocol> fmt::Debug for Context<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context")
+            .field("connections", &self.state.slots.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One connection, as a callback may use it; through it ([`Deref`]) the whole [`Context`].
+///
+/// Accepted and dialled connections have the same methods. Nothing here blocks.
+pub struct Conn<'a, P: Protocol> {
+    pub(crate) cx: Context<'a, P>,
+    pub(crate) id: ConnId,
+}
+
+impl<P: Protocol> Conn<'_, P> {
+    /// The connection's id, which a [`Handle`] takes from any thread.
+    pub const fn id(&self) -> ConnId {
+        self.id
+    }
+
+    /// Sends a message that nobody answers.
+    ///
+    /// It is written at the end of this turn, together with what else is queued.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was queued: the connection is closing, the body is too long, a dialled connection is
+    /// down and its offline queue is full, or the queue is past its hard limit, which closes it.
+    pub fn send(&mut self, body: impl Body) -> Result<(), SendError> {
+        self.cx.state.send(self.id, None, body)
+    }
+
+    /// Sends a message with an id of the application's, on protocols whose messages carry one.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn send_as(&mut self, id: P::Id, body: impl Body) -> Result<(), SendError> {
+        self.cx.state.send(self.id, Some(id), body)
+    }
+
+    /// Answers a message: with its id, and its tag if the body has none.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send); `NotAwaited` if the format says that no answer is awaited, or if one
+    /// was given.
+    pub fn reply(&mut self, msg: &Message<'_, P>, body: impl Body) -> Result<(), SendError> {
+        let kind = self.settle(msg)?;
+        let tag = body.tag().unwrap_or(msg.head.tag);
+        let head = Head { tag, ..Head::new(kind, msg.head.id) };
+        let sent = self.cx.state.send_frame(self.id, &head, body);
+        if sent.is_err() {
+            msg.is_settled.set(false);
+        }
+        sent
+    }
+
+    /// Answers a request with an error: a code of the application's (256 and above, or
+    /// [`error_code::FAILED`](crate::error_code::FAILED)) and a reason, cut at 4096 bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`reply`](Self::reply); `NotAwaited` also on protocols that have no errors.
+    pub fn fail(&mut self, msg: &Message<'_, P>, code: u32, text: &str) -> Result<(), SendError> {
+        if self.correlation() != Correlation::ByKind {
+            return Err(SendError::NotAwaited);
+        }
+        self.settle(msg)?;
+        self.cx.state.send_error(self.id, msg.head.id, code, text)
+    }
+
+    /// Keeps a request for an answer after this callback: from a timer, or from another thread.
+    ///
+    /// # Errors
+    ///
+    /// `NotAwaited` if no answer is awaited, or if one was given.
+    pub fn defer(&mut self, msg: &Message<'_, P>) -> Result<Responder<P>, SendError> {
+        self.settle(msg)?;
+        let slot = self.cx.state.get(self.id).ok_or(SendError::Closed)?;
+        let epoch = slot.epoch;
+        let is_cancelled = self.cx.state.defer(self.id, &msg.head);
+        Ok(Responder::new(
+            self.cx.state.shared.clone(),
+            self.id,
+            epoch,
+            msg.head,
+            msg.deadline,
+            is_cancelled,
+        ))
+    }
+
+    /// The message is being answered: the kind of the answer.
+    fn settle(&self, msg: &Message<'_, P>) -> Result<Kind, SendError> {
+        let is_request = msg.head.kind == Kind::Request;
+        if msg.conn != self.id || msg.head.kind == Kind::Push {
+            return Err(SendError::NotAwaited);
+        }
+        if is_request && msg.is_settled.replace(true) {
+            return Err(SendError::NotAwaited);
+        }
+        Ok(if is_request { Kind::Reply } else { Kind::Plain })
+    }
+
+    /// Calls the peer; `callback` is given the handler, the connection and the reply or why there
+    /// is none, later, exactly once.
+    ///
+    /// # Errors
+    ///
+    /// The call was not started, and the callback is not called.
+    ///
+    /// # Panics
+    ///
+    /// If `H` is not the type of the reactor's handler.
+    pub fn call<H: Handler<Protocol = P>>(
+        &mut self,
+        body: impl Body,
+        timeout: Duration,
+        callback: impl FnOnce(&mut H, &mut Conn<'_, P>, Result<Reply<'_>, CallError>) + Send + 'static,
+    ) -> Result<CallId, CallError> {
+        assert!(
+            self.cx.state.handler_type == TypeId::of::<H>(),
+            "the callback of a call must name the reactor's own handler"
+        );
+        let waiter = Waiter::Callback(Box::new(
+            move |handler: &mut dyn Any,
+                  conn: &mut Conn<'_, P>,
+                  result: Result<Reply<'_>, CallError>| {
+                let handler = handler.downcast_mut::<H>().expect("asserted when the call started");
+                callback(handler, conn, result);
+            },
+        ));
+        self.cx.state.call(self.id, body, timeout, waiter).map_err(|(error, _)| error)
+    }
+
+    /// Gives up a call of ours: it ends as cancelled, and the peer is told where the format can.
+    pub fn cancel_call(&mut self, call: CallId) {
+        self.cx.state.give_up(self.id, call.0, false);
+    }
+
+    /// Closes the connection for good: nothing more is received, what is queued is flushed for up to
+    /// the close timeout. A dialled connection is not dialled again.
+    pub fn close(&mut self) {
+        self.cx.close_for_good(self.id, Phase::Closing);
+    }
+
+    /// As [`close`](Self::close), but lets what is in flight finish first.
+    pub fn drain(&mut self) {
+        self.cx.close_for_good(self.id, Phase::Draining);
+    }
+
+    /// Drops the connection for good, with what is queued.
+    pub fn abort(&mut self) {
+        self.cx.abort(self.id);
+    }
+
+    /// Stops reading from the peer; what arrives waits in the system, and slows the peer down.
+    pub fn pause(&mut self) {
+        if let Some(slot) = self.cx.state.get_mut(self.id) {
+            slot.is_paused = true;
+        }
+    }
+
+    /// Goes on reading.
+    pub fn resume(&mut self) {
+        if let Some(slot) = self.cx.state.get_mut(self.id) {
+            slot.is_paused = false;
+            self.cx.state.mark_ready(self.id);
+        }
+    }
+
+    /// Makes [`on_timer`](Handler::on_timer) be called once, after this time, with this token and
+    /// this connection, if it still exists then.
+    pub fn set_timer(&mut self, after: Duration, token: u64) -> TimerId {
+        let timer = self.cx.insert_timer(after, token, Some(self.id));
+        if let Some(slot) = self.cx.state.get_mut(self.id) {
+            slot.timers.push(timer.0);
+        }
+        timer
+    }
+
+    /// Makes the connection a member of a group, to be reached by [`Audience::Group`].
+    pub fn join(&mut self, group: impl Into<Arc<str>>) {
+        let group = group.into();
+        let Some(slot) = self.cx.state.get_mut(self.id) else { return };
+        if !slot.groups.contains(&group) {
+            slot.groups.push(group.clone());
+            self.cx.state.groups.entry(group).or_default().insert(self.id);
+        }
+    }
+
+    /// Ends the membership. False if there was none.
+    pub fn leave(&mut self, group: &str) -> bool {
+        let Some(slot) = self.cx.state.get_mut(self.id) else { return false };
+        let before = slot.groups.len();
+        slot.groups.retain(|name| &**name != group);
+        let is_member = slot.groups.len() < before;
+        if is_member {
+            self.cx.state.leave_group(self.id, group);
+        }
+        is_member
+    }
+
+    /// The groups that the connection is a member of.
+    pub fn groups(&self) -> impl Iterator<Item = &str> {
+        self.cx
+            .state
+            .get(self.id)
+            .into_iter()
+            .flat_map(|slot| slot.groups.iter().map(|name| &**name))
+    }
+
+    /// Keeps a value of the application's with the connection, across reconnects, until its id ends.
+    pub fn set_data<T: Any + Send>(&mut self, data: T) {
+        if let Some(slot) = self.cx.state.get_mut(self.id) {
+            slot.data = Some(Box::new(data));
+        }
+    }
+
+    /// What the application keeps with the connection, if it is of this type.
+    pub fn data<T: Any>(&self) -> Option<&T> {
+        self.cx.state.get(self.id)?.data.as_deref()?.downcast_ref()
+    }
+
+    /// What the application keeps with the connection, if it is of this type.
+    pub fn data_mut<T: Any>(&mut self) -> Option<&mut T> {
+        self.cx.state.get_mut(self.id)?.data.as_deref_mut()?.downcast_mut()
+    }
+
+    /// The peer's address; the one being dialled before the connection is up.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.cx.state.get(self.id).map(|slot| slot.peer)
+    }
+
+    /// Our end's address, while there is a socket.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        self.cx.sockets.local_addr(self.id.slot()).ok()
+    }
+
+    /// Whether this side dialled.
+    pub fn is_dialled(&self) -> bool {
+        self.cx.state.get(self.id).is_some_and(crate::reactor::slots::Slot::is_dialled)
+    }
+
+    /// The listener that accepted the connection.
+    pub fn listener(&self) -> Option<ListenerId> {
+        self.cx.state.get(self.id)?.listener
+    }
+
+    /// How many times the connection was established: 1 the first time, more after reconnects, 0
+    /// before.
+    pub fn epoch(&self) -> u32 {
+        self.cx.state.get(self.id).map_or(0, |slot| slot.epoch)
+    }
+
+    /// Bytes queued and not yet written, with the overhead that each frame is charged.
+    pub fn queued(&self) -> usize {
+        self.cx.state.get(self.id).map_or(0, |slot| slot.link.queued_cost())
+    }
+
+    /// Whether the queue is below its watermark: if not,
+    /// [`on_writable`](Handler::on_writable) will say when to go on.
+    pub fn is_writable(&self) -> bool {
+        self.cx.state.get(self.id).is_some_and(|slot| slot.is_up() && !slot.is_above)
+    }
+
+    /// What the present epoch has counted.
+    pub fn conn_stats(&self) -> ConnStats {
+        let Some(slot) = self.cx.state.get(self.id) else { return ConnStats::default() };
+        let counts = slot.link.counts;
+        ConnStats {
+            messages_in: counts.messages_in,
+            messages_out: counts.messages_out,
+            bytes_in: counts.bytes_in,
+            queued: slot.link.queued_cost(),
+            calls_in_flight: slot.link.calls_in_flight(),
+            requests_in_flight: slot.link.requests_in_flight(),
+            late_replies: counts.late_replies,
+            round_trip: Some(counts.round_trip_us)
+                .filter(|micros| *micros > 0)
+                .map(|micros| Duration::from_micros(u64::from(micros))),
+        }
+    }
+
+    /// The wire format of this connection.
+    pub fn protocol(&self) -> Option<&P> {
+        self.cx.state.get(self.id).map(|slot| &slot.profile.protocol)
+    }
+
+    fn correlation(&self) -> Correlation {
+        self.cx
+            .state
+            .get(self.id)
+            .map_or(Correlation::None, |slot| slot.link.protocol.correlation())
+    }
+}
+
+impl<P: Protocol> fmt::Debug for Conn<'_, P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Conn").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl<'a, P: Protocol> Deref for Conn<'a, P> {
+    type Target = Context<'a, P>;
+
+    fn deref(&self) -> &Context<'a, P> {
+        &self.cx
+    }
+}
+
+impl<P: Protocol> DerefMut for Conn<'_, P> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.cx
+    }
+}
+
+/// What the callbacks and the mailbox share.
+impl<P: Protocol> Context<'_, P> {
+    /// Ends a connection and its redialling.
+    pub(crate) fn close_for_good(&mut self, id: ConnId, phase: Phase) {
+        if let Some(slot) = self.state.get_mut(id) {
+            slot.is_final = true;
+            self.state.close(id, phase, CloseReason::Closed);
+        }
+    }
+
+    /// Drops a connection for good.
+    pub(crate) fn abort(&mut self, id: ConnId) {
+        if let Some(slot) = self.state.get_mut(id) {
+            slot.is_final = true;
+            self.state.doom(id, CloseReason::Aborted);
+        }
+    }
+}

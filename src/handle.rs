@@ -1,0 +1,500 @@
+//! The remote control of a reactor, for every thread but its own.
+
+use std::{
+    any::Any,
+    cell::Cell,
+    fmt, io,
+    net::{SocketAddr, ToSocketAddrs},
+    pin::Pin,
+    sync::{Arc, Condvar, Mutex, PoisonError},
+    task::{Context as TaskContext, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use crate::{
+    Audience, Body, CallError, CallId, Config, ConnId, Context, Error, Handler, ListenerId,
+    SendError, Stats, Target,
+    board::Board,
+    call_cell::CallCell,
+    core::write_queue::FRAME_OVERHEAD,
+    error::Fate,
+    mailbox::{Mailbox, Refused},
+    protocol::{Native, Protocol},
+    reactor::{
+        commands::{CloseMode, Closure, Command},
+        net::Wake,
+        send::as_call_error,
+    },
+    stats::SharedStats,
+};
+
+/// What the loop and its handles share.
+pub(crate) struct Shared<P: Protocol> {
+    pub(crate) mailbox: Mailbox<Command<P>>,
+    pub(crate) board: Board,
+    pub(crate) stats: SharedStats,
+}
+
+/// What a post costs beside its body, as charged to the mailbox and to the connection.
+const POST_OVERHEAD: usize = FRAME_OVERHEAD;
+
+thread_local! {
+    /// The reactor whose turn runs on this thread: its shared part's address; 0: none.
+    static RUNNING: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Runs a part of a reactor's loop, so that blocking calls to it are refused meanwhile.
+pub(crate) fn on_loop<P: Protocol, T>(shared: &Arc<Shared<P>>, run: impl FnOnce() -> T) -> T {
+    struct Restore(usize);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            RUNNING.set(self.0);
+        }
+    }
+    let _restore = Restore(RUNNING.replace(Arc::as_ptr(shared).addr()));
+    run()
+}
+
+impl<P: Protocol> Shared<P> {
+    pub(crate) fn new(waker: Arc<dyn Wake>, max_commands: usize, max_bytes: usize) -> Self {
+        Self {
+            mailbox: Mailbox::new(waker, max_commands, max_bytes),
+            board: Board::new(),
+            stats: SharedStats::default(),
+        }
+    }
+
+    fn post(&self, command: Command<P>, bytes: usize) -> Result<(), SendError> {
+        self.mailbox.post(command, bytes).map_err(|refused| match refused {
+            Refused::Full => SendError::MailboxFull,
+            Refused::Closed => SendError::Stopped,
+        })
+    }
+
+    /// Posts what ends something, and so must get through.
+    pub(crate) fn post_control(&self, command: Command<P>) -> Result<(), SendError> {
+        self.mailbox.post_control(command).map_err(|_| SendError::Stopped)
+    }
+
+    /// A name was looked up.
+    pub(crate) fn resolved(&self, conn: ConnId, round: u32, found: io::Result<Vec<SocketAddr>>) {
+        let _ = self.post_control(Command::Resolved { conn, round, found });
+    }
+}
+
+/// The remote control of a reactor: cheap to clone, for any thread.
+///
+/// Nothing here blocks but what says so. What one thread posts for one connection is done in the
+/// order in which it was posted. A message that is accepted here is on its way to the loop; if its
+/// connection ends before it is written, the close report, or
+/// [`Incident::Undelivered`](crate::Incident::Undelivered), counts it. Dropping handles, the last
+/// one too, changes nothing for the reactor.
+///
+/// # Examples
+///
+/// ```
+/// # use longhaul::{Conn, Handler, Message, Reactor, protocol::Native};
+/// # struct Echo;
+/// # impl Handler for Echo {
+/// #     type Protocol = Native;
+/// #     fn on_message(&mut self, _: &mut Conn<'_, Native>, _: Message<'_, Native>) {}
+/// # }
+/// let mut reactor = Reactor::new(Echo)?;
+/// let handle = reactor.handle();
+/// let worker = std::thread::spawn(move || {
+///     handle.broadcast("news")?;
+///     handle.stop();
+///     Ok::<(), longhaul::SendError>(())
+/// });
+/// reactor.run()?;
+/// worker.join().unwrap().unwrap();
+/// # Ok::<(), longhaul::Error>(())
+/// ```
+pub struct Handle<P: Protocol = Native> {
+    shared: Arc<Shared<P>>,
+}
+
+impl<P: Protocol> Handle<P> {
+    pub(crate) const fn new(shared: Arc<Shared<P>>) -> Self {
+        Self { shared }
+    }
+
+    /// Sends a message that nobody answers.
+    ///
+    /// # Errors
+    ///
+    /// Nothing was accepted: the connection is gone (`Closed`), its queue is above the high watermark
+    /// (`Full`) or the mailbox is full (`MailboxFull`), the body is too long, or the reactor has
+    /// stopped.
+    pub fn send(&self, conn: ConnId, body: impl Body) -> Result<(), SendError> {
+        self.post_send(conn, None, body)
+    }
+
+    /// Sends a message with an id of the application's, on protocols whose messages carry one.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send).
+    pub fn send_as(&self, conn: ConnId, id: P::Id, body: impl Body) -> Result<(), SendError> {
+        self.post_send(conn, Some(id), body)
+    }
+
+    fn post_send(&self, conn: ConnId, id: Option<P::Id>, body: impl Body) -> Result<(), SendError> {
+        let len = body.as_slice().len();
+        let charged = len + POST_OVERHEAD;
+        self.shared.board.reserve(conn, len, charged)?;
+        let (tag, body) = (body.tag().unwrap_or(0), body.into_bytes());
+        let posted = self.shared.post(Command::Send { conn, id, tag, body, charged }, len);
+        if posted.is_err() {
+            self.shared.board.release(conn.slot(), charged);
+        }
+        posted
+    }
+
+    /// Sends a body to every connection that is up when the loop takes it.
+    ///
+    /// # Errors
+    ///
+    /// The mailbox is full, or the reactor has stopped.
+    pub fn broadcast(&self, body: impl Body) -> Result<(), SendError> {
+        self.broadcast_to(Audience::All, body)
+    }
+
+    /// Sends a body to an audience: encoded once for each protocol, fanned out over turns.
+    ///
+    /// # Errors
+    ///
+    /// The mailbox is full, or the reactor has stopped.
+    pub fn broadcast_to(&self, audience: Audience, body: impl Body) -> Result<(), SendError> {
+        let (tag, body) = (body.tag().unwrap_or(0), body.into_bytes());
+        let len = body.len();
+        self.shared.post(Command::Broadcast { audience, tag, body }, len)
+    }
+
+    /// Calls a peer and blocks this thread until the call has ended, which it does: with the reply,
+    /// or after `timeout`, or when the connection or the reactor ends.
+    ///
+    /// # Errors
+    ///
+    /// See [`CallError`]; [`CallError::fate`] tells whether the request may have left.
+    pub fn call(
+        &self,
+        conn: ConnId,
+        body: impl Body,
+        timeout: Duration,
+    ) -> Result<Bytes, CallError> {
+        self.call_tagged(conn, body, timeout).map(|(_, body)| body)
+    }
+
+    /// As [`call`](Self::call), and tells the tag of the reply, too.
+    ///
+    /// # Errors
+    ///
+    /// As [`call`](Self::call).
+    pub fn call_tagged(
+        &self,
+        conn: ConnId,
+        body: impl Body,
+        timeout: Duration,
+    ) -> Result<(u32, Bytes), CallError> {
+        if self.is_on_loop() {
+            return Err(CallError::OnLoopThread);
+        }
+        self.post_call(conn, body, timeout)?.wait()
+    }
+
+    /// Calls a peer; the future ends with the reply. Any executor will do. Dropping it cancels the
+    /// call.
+    pub fn call_async(&self, conn: ConnId, body: impl Body, timeout: Duration) -> PendingCall<P> {
+        let posted = self.post_call(conn, body, timeout);
+        PendingCall { shared: self.shared.clone(), conn, state: posted.map_err(Some) }
+    }
+
+    fn post_call(
+        &self,
+        conn: ConnId,
+        body: impl Body,
+        timeout: Duration,
+    ) -> Result<Arc<CallCell>, CallError> {
+        let len = body.as_slice().len();
+        let charged = len + POST_OVERHEAD;
+        self.shared.board.reserve(conn, len, charged).map_err(as_call_error)?;
+        let cell = Arc::new(CallCell::new());
+        let (tag, body) = (body.tag().unwrap_or(0), body.into_bytes());
+        let command = Command::Call { conn, tag, body, timeout, cell: cell.clone(), charged };
+        match self.shared.post(command, len) {
+            Ok(()) => Ok(cell),
+            Err(error) => {
+                self.shared.board.release(conn.slot(), charged);
+                Err(as_call_error(error))
+            }
+        }
+    }
+
+    /// Closes a connection for good, after what is queued was flushed. Closing one that is gone is
+    /// fine.
+    pub fn close(&self, conn: ConnId) {
+        self.post_close(conn, CloseMode::Close);
+    }
+
+    /// Closes a connection for good, after what is in flight has finished.
+    pub fn drain(&self, conn: ConnId) {
+        self.post_close(conn, CloseMode::Drain);
+    }
+
+    /// Drops a connection for good, with what is queued.
+    pub fn abort(&self, conn: ConnId) {
+        self.post_close(conn, CloseMode::Abort);
+    }
+
+    fn post_close(&self, conn: ConnId, mode: CloseMode) {
+        // A reactor that has stopped has closed it.
+        let _ = self.shared.post_control(Command::Close { conn, mode });
+    }
+
+    /// Listens, and blocks until the loop has bound the address; see
+    /// [`Context::listen_with`].
+    ///
+    /// # Errors
+    ///
+    /// The settings can't work, no address could be bound, the reactor has stopped, or this is its
+    /// own thread.
+    pub fn listen(
+        &self,
+        addr: impl ToSocketAddrs,
+        protocol: &P,
+        config: &Config,
+    ) -> Result<(ListenerId, SocketAddr), Error> {
+        let addrs: Vec<_> = addr.to_socket_addrs()?.collect();
+        let (protocol, config) = (protocol.clone(), config.clone());
+        self.ask(move |cx| cx.listen_with(&*addrs, &protocol, &config))?
+    }
+
+    /// Dials, and blocks until the loop has begun to; see [`Context::connect_with`].
+    ///
+    /// # Errors
+    ///
+    /// The target is no address, the settings can't work, the reactor has stopped, or this is its
+    /// own thread.
+    pub fn connect<T>(&self, target: T, protocol: &P, config: &Config) -> Result<ConnId, Error>
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+    {
+        let target: Target = target.try_into()?;
+        let (protocol, config) = (protocol.clone(), config.clone());
+        self.ask(move |cx| cx.connect_target(target, &protocol, &config))?
+    }
+
+    /// Runs a closure on the loop, some time later.
+    ///
+    /// # Errors
+    ///
+    /// The mailbox is full, or the reactor has stopped.
+    pub fn run(
+        &self,
+        closure: impl FnOnce(&mut Context<'_, P>) + Send + 'static,
+    ) -> Result<(), SendError> {
+        self.post_run(Box::new(move |_: &mut dyn Any, cx: &mut Context<'_, P>| closure(cx)))
+    }
+
+    /// Runs a closure with the handler on the loop, some time later. One that names another type of
+    /// handler than the reactor's is dropped, with an error in the log.
+    ///
+    /// # Errors
+    ///
+    /// The mailbox is full, or the reactor has stopped.
+    pub fn run_with<H: Handler<Protocol = P>>(
+        &self,
+        closure: impl FnOnce(&mut H, &mut Context<'_, P>) + Send + 'static,
+    ) -> Result<(), SendError> {
+        self.post_run(Box::new(move |handler: &mut dyn Any, cx: &mut Context<'_, P>| match handler
+            .downcast_mut::<H>()
+        {
+            Some(handler) => closure(handler, cx),
+            None => log::error!("run_with names a handler that is not the reactor's"),
+        }))
+    }
+
+    fn post_run(&self, closure: Closure<P>) -> Result<(), SendError> {
+        self.shared.post(Command::Run(closure), 0)
+    }
+
+    /// Runs a closure on the loop, and blocks until it has returned.
+    ///
+    /// # Errors
+    ///
+    /// The reactor has stopped, the mailbox is full, or this is the reactor's own thread, which would
+    /// wait for itself.
+    pub fn ask<T: Send + 'static>(
+        &self,
+        closure: impl FnOnce(&mut Context<'_, P>) -> T + Send + 'static,
+    ) -> Result<T, Error> {
+        if self.is_on_loop() {
+            return Err(Error::OnLoopThread);
+        }
+        let question = Arc::new(Question { answer: Mutex::new(None), told: Condvar::new() });
+        // Answers with nothing if the closure is dropped unrun, or panics.
+        let asker = Asker(question.clone());
+        let closure =
+            move |_: &mut dyn Any, cx: &mut Context<'_, P>| asker.answer(Some(closure(cx)));
+        self.post_run(Box::new(closure)).map_err(|error| match error {
+            SendError::MailboxFull => Error::Full,
+            _ => Error::Stopped,
+        })?;
+        question.wait().ok_or(Error::Stopped)
+    }
+
+    /// Stops the reactor: no new work, what is in flight finishes, what is queued is flushed, for up
+    /// to the reactor's stop timeout. Returns at once.
+    pub fn stop(&self) {
+        let _ = self.shared.post_control(Command::Stop { timeout: None });
+    }
+
+    /// As [`stop`](Self::stop), for up to `timeout`; zero: what is queued is dropped.
+    pub fn stop_within(&self, timeout: Duration) {
+        let _ = self.shared.post_control(Command::Stop { timeout: Some(timeout) });
+    }
+
+    /// Whether the reactor has stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.shared.mailbox.is_closed()
+    }
+
+    /// What the reactor has counted, as of the end of its last turn.
+    pub fn stats(&self) -> Stats {
+        self.shared.stats.read()
+    }
+
+    /// Whether the connection exists: is up, or dialled and waiting.
+    pub fn is_open(&self, conn: ConnId) -> bool {
+        self.shared.board.is_open(conn)
+    }
+
+    /// Whether the reactor's turn runs on this thread.
+    fn is_on_loop(&self) -> bool {
+        RUNNING.get() == Arc::as_ptr(&self.shared).addr()
+    }
+}
+
+impl<P: Protocol> Clone for Handle<P> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone() }
+    }
+}
+
+impl<P: Protocol> fmt::Debug for Handle<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+/// A call under way, as a future. Dropping it cancels the call.
+pub struct PendingCall<P: Protocol> {
+    shared: Arc<Shared<P>>,
+    conn: ConnId,
+    /// The call, or why it was not started.
+    state: Result<Arc<CallCell>, Option<CallError>>,
+}
+
+impl<P: Protocol> PendingCall<P> {
+    /// The id of the call, once the loop has queued its request and until it ends.
+    pub fn id(&self) -> Option<CallId> {
+        self.state.as_ref().ok()?.number().map(CallId)
+    }
+
+    /// Blocks this thread until the call has ended.
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::call`].
+    pub fn wait(mut self) -> Result<Bytes, CallError> {
+        if RUNNING.get() == Arc::as_ptr(&self.shared).addr() {
+            return Err(CallError::OnLoopThread);
+        }
+        match std::mem::replace(&mut self.state, Err(None)) {
+            Ok(cell) => cell.wait().map(|(_, body)| body),
+            Err(error) => Err(error.unwrap_or(CallError::Cancelled { fate: Fate::NotSent })),
+        }
+    }
+}
+
+impl<P: Protocol> Future for PendingCall<P> {
+    type Output = Result<Bytes, CallError>;
+
+    /// # Panics
+    ///
+    /// When polled again after it was ready.
+    fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let outcome = match &mut self.state {
+            Ok(cell) => match cell.poll(context) {
+                Poll::Pending => return Poll::Pending,
+                Poll::Ready(outcome) => outcome.map(|(_, body)| body),
+            },
+            Err(error) => Err(error.take().expect("a future is not polled after it was ready")),
+        };
+        self.state = Err(None);
+        Poll::Ready(outcome)
+    }
+}
+
+impl<P: Protocol> Drop for PendingCall<P> {
+    fn drop(&mut self) {
+        if let Ok(cell) = &self.state
+            && let Some(number) = cell.abandon()
+        {
+            let conn = self.conn;
+            let _ = self.shared.post_control(Command::CancelCall { conn, number });
+        }
+    }
+}
+
+impl<P: Protocol> fmt::Debug for PendingCall<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PendingCall").field("conn", &self.conn).field("id", &self.id()).finish()
+    }
+}
+
+/// Where a thread waits for the answer of a closure.
+struct Question<T> {
+    /// `Some(None)`: there is none.
+    answer: Mutex<Option<Option<T>>>,
+    told: Condvar,
+}
+
+impl<T> Question<T> {
+    fn wait(&self) -> Option<T> {
+        let mut answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(answer) = answer.take() {
+                return answer;
+            }
+            answer = self.told.wait(answer).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// The side of a question that answers it, at the latest when it is dropped.
+struct Asker<T>(Arc<Question<T>>);
+
+impl<T> Asker<T> {
+    fn answer(self, value: Option<T>) {
+        self.tell(value);
+    }
+
+    fn tell(&self, value: Option<T>) {
+        let mut answer = self.0.answer.lock().unwrap_or_else(PoisonError::into_inner);
+        if answer.is_none() {
+            *answer = Some(value);
+            self.0.told.notify_one();
+        }
+    }
+}
+
+impl<T> Drop for Asker<T> {
+    fn drop(&mut self) {
+        self.tell(None);
+    }
+}

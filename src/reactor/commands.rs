@@ -1,0 +1,240 @@
+//! What other threads ask for. Each command is named as the [`Handle`](crate::Handle)'s method that
+//! posts it, and run by the `on_` method of that name.
+
+use std::{any::Any, collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use super::{
+    net::Net,
+    send::Answer,
+    slots::{Alarm, Phase, StopPhase, Waiter},
+    turn::Engine,
+};
+use crate::{
+    CloseReason, ConnId, Context, Handler, Tagged,
+    call_cell::CallCell,
+    error::{CallError, Fate},
+    handler::Audience,
+    protocol::{Head, Protocol},
+};
+
+/// Commands run in one turn.
+const COMMANDS_PER_TURN: usize = 1024;
+
+/// What a closure on the loop is given.
+pub(crate) type Closure<P> = Box<dyn FnOnce(&mut dyn Any, &mut Context<'_, P>) + Send>;
+
+/// What a handle, a responder or a resolver asks of the loop.
+pub(crate) enum Command<P: Protocol> {
+    /// `charged` was taken from the board's room for it.
+    Send {
+        conn: ConnId,
+        id: Option<P::Id>,
+        tag: u32,
+        body: Bytes,
+        charged: usize,
+    },
+    Broadcast {
+        audience: Audience,
+        tag: u32,
+        body: Bytes,
+    },
+    Call {
+        conn: ConnId,
+        tag: u32,
+        body: Bytes,
+        timeout: Duration,
+        cell: Arc<CallCell>,
+        charged: usize,
+    },
+    CancelCall {
+        conn: ConnId,
+        number: u64,
+    },
+    Respond {
+        conn: ConnId,
+        epoch: u32,
+        request: Head<P::Id>,
+        answer: Answer<Tagged<Bytes>>,
+    },
+    Close {
+        conn: ConnId,
+        mode: CloseMode,
+    },
+    Run(Closure<P>),
+    Resolved {
+        conn: ConnId,
+        round: u32,
+        found: io::Result<Vec<SocketAddr>>,
+    },
+    Stop {
+        timeout: Option<Duration>,
+    },
+}
+
+/// How a connection is ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CloseMode {
+    Drain,
+    Close,
+    Abort,
+}
+
+/// Commands that were taken and did not have their turn.
+pub(crate) struct Backlog<P: Protocol> {
+    batch: Vec<Command<P>>,
+    waiting: VecDeque<Command<P>>,
+}
+
+impl<P: Protocol> Default for Backlog<P> {
+    fn default() -> Self {
+        Self { batch: Vec::new(), waiting: VecDeque::new() }
+    }
+}
+
+impl<P: Protocol> Backlog<P> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Ends what waits, and `more` behind it: the loop has stopped.
+    pub(super) fn fail(&mut self, more: Vec<Command<P>>) {
+        for command in self.waiting.drain(..).chain(more) {
+            if let Command::Call { cell, .. } = command {
+                cell.end(Err(CallError::Stopped { fate: Fate::NotSent }));
+            }
+        }
+    }
+}
+
+impl<H: Handler, N: Net> Engine<H, N> {
+    /// Takes what was posted and runs it, in order and within the budget.
+    pub(super) fn run_commands(&mut self) {
+        if self.backlog.waiting.is_empty() {
+            let mut batch = std::mem::take(&mut self.backlog.batch);
+            self.state.shared.mailbox.take(&mut batch);
+            self.backlog.waiting.extend(batch.drain(..));
+            batch.shrink_to(COMMANDS_PER_TURN);
+            self.backlog.batch = batch;
+        }
+        for _ in 0..COMMANDS_PER_TURN {
+            let Some(command) = self.backlog.waiting.pop_front() else { break };
+            self.state.stats.commands += 1;
+            self.run(command);
+        }
+    }
+
+    fn run(&mut self, command: Command<H::Protocol>) {
+        match command {
+            Command::Send { conn, id, tag, body, charged } => {
+                self.on_send(conn, id, Tagged(tag, body), charged);
+            }
+            Command::Broadcast { audience, tag, body } => {
+                self.on_broadcast(audience, tag, body);
+            }
+            Command::Call { conn, tag, body, timeout, cell, charged } => {
+                self.on_call(conn, Tagged(tag, body), timeout, &cell, charged);
+            }
+            Command::CancelCall { conn, number } => self.state.give_up(conn, number, false),
+            Command::Respond { conn, epoch, request, answer } => {
+                self.on_respond(conn, epoch, &request, answer);
+            }
+            Command::Close { conn, mode } => self.on_close(conn, mode),
+            Command::Run(closure) => {
+                self.with_context("a closure", |handler, cx| closure(handler.as_any(), cx));
+            }
+            Command::Resolved { conn, round, found } => {
+                self.context().on_resolved(conn, round, found);
+            }
+            Command::Stop { timeout } => {
+                let timeout = timeout.unwrap_or(self.state.stop_timeout);
+                self.context().begin_stop(timeout);
+            }
+        }
+    }
+
+    fn on_send(
+        &mut self,
+        conn: ConnId,
+        id: Option<<H::Protocol as Protocol>::Id>,
+        body: Tagged<Bytes>,
+        charged: usize,
+    ) {
+        self.state.shared.board.release(conn.slot(), charged);
+        if self.state.send(conn, id, body).is_err() {
+            self.state.note_undelivered(conn, 1);
+        }
+    }
+
+    fn on_broadcast(&mut self, audience: Audience, tag: u32, body: Bytes) {
+        // A filter is the application's code.
+        self.with_context("a broadcast's filter", |_, cx| {
+            cx.state.broadcast(audience, tag, body);
+        });
+    }
+
+    fn on_call(
+        &mut self,
+        conn: ConnId,
+        body: Tagged<Bytes>,
+        timeout: Duration,
+        cell: &Arc<CallCell>,
+        charged: usize,
+    ) {
+        self.state.shared.board.release(conn.slot(), charged);
+        if !cell.is_waited_for() {
+            return;
+        }
+        match self.state.call(conn, body, timeout, Waiter::Cell(cell.clone())) {
+            Ok(call) => {
+                if !cell.started(call.as_u64()) {
+                    self.state.give_up(conn, call.as_u64(), false);
+                }
+            }
+            Err((error, _)) => cell.end(Err(error)),
+        }
+    }
+
+    fn on_respond(
+        &mut self,
+        conn: ConnId,
+        epoch: u32,
+        request: &Head<<H::Protocol as Protocol>::Id>,
+        answer: Answer<Tagged<Bytes>>,
+    ) {
+        if let Err(error) = self.state.respond(conn, epoch, request, answer) {
+            log::debug!("connection {conn}: an answer went nowhere: {error}");
+        }
+    }
+
+    fn on_close(&mut self, conn: ConnId, mode: CloseMode) {
+        let mut cx = self.context();
+        match mode {
+            CloseMode::Drain => cx.close_for_good(conn, Phase::Draining),
+            CloseMode::Close => cx.close_for_good(conn, Phase::Closing),
+            CloseMode::Abort => cx.abort(conn),
+        }
+    }
+}
+
+impl<P: Protocol> Context<'_, P> {
+    /// No new work from now on: listeners close, connections drain, for up to `timeout`.
+    pub(crate) fn begin_stop(&mut self, timeout: Duration) {
+        if self.state.stop != StopPhase::Running {
+            return;
+        }
+        self.state.stop = StopPhase::Stopping;
+        let listeners: Vec<_> = self.state.listeners.iter().map(|listener| listener.id).collect();
+        for id in listeners {
+            self.drop_listener(id);
+        }
+        let ids: Vec<_> = self.state.slots.iter().map(|(_, slot)| slot.id).collect();
+        for id in ids {
+            self.state.close(id, Phase::Draining, CloseReason::Stopped);
+        }
+        if let Some(deadline) = self.state.now.checked_add(timeout) {
+            self.state.stop_alarm = Some(self.state.wheel.insert(deadline, Alarm::Stop));
+        }
+    }
+}

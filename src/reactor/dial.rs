@@ -1,0 +1,370 @@
+//! Making connections: names, addresses, attempts, and when to try again.
+//!
+//! A round resolves the name anew and tries every address in turn, each within the connect
+//! timeout. A round that failed, or a connection that was lost, is followed by another after the
+//! policy's delay.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    str::FromStr,
+    time::{Duration, Instant},
+};
+
+use super::{
+    net::StreamOptions,
+    slots::{Alarm, Phase, State},
+};
+use crate::{
+    ConnId, Context, Error,
+    config::Config,
+    core::{
+        backoff::Backoff,
+        connection::{Connection, Role},
+        offline::OfflineQueue,
+        timer_wheel::TimerKey,
+    },
+    error::{CloseReason, NetworkError},
+    protocol::Protocol,
+};
+
+/// What to dial: an address, or a name that is resolved anew for each round of attempts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    host: Host,
+    port: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Host {
+    Ip(SocketAddr),
+    Name(String),
+}
+
+impl From<SocketAddr> for Target {
+    fn from(addr: SocketAddr) -> Self {
+        Self { host: Host::Ip(addr), port: addr.port() }
+    }
+}
+
+/// Takes `ip:port`, `[ipv6]:port` and `host:port`.
+impl FromStr for Target {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        if let Ok(addr) = text.parse::<SocketAddr>() {
+            return Ok(addr.into());
+        }
+        let wrong = || Error::Address(text.to_owned());
+        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+        let port = port.parse().map_err(|_| wrong())?;
+        if host.is_empty() || host.contains([':', '[', ']', ' ', '/']) {
+            return Err(wrong());
+        }
+        Ok(Self { host: Host::Name(host.to_owned()), port })
+    }
+}
+
+impl TryFrom<&str> for Target {
+    type Error = Error;
+
+    fn try_from(text: &str) -> Result<Self, Error> {
+        text.parse()
+    }
+}
+
+impl TryFrom<String> for Target {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self, Error> {
+        text.parse()
+    }
+}
+
+impl std::fmt::Display for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.host {
+            Host::Ip(addr) => addr.fmt(f),
+            Host::Name(name) => write!(f, "{name}:{}", self.port),
+        }
+    }
+}
+
+/// What only a dialled connection has.
+#[derive(Debug)]
+pub(crate) struct Dial<Id> {
+    target: Target,
+    /// The addresses of this round that were not tried yet, the next one last.
+    addrs: Vec<SocketAddr>,
+    /// Tells the answer for this round from one that came too late.
+    round: u32,
+    alarm: Option<TimerKey>,
+    backoff: Backoff,
+    last_error: NetworkError,
+    /// What the peer asked for when it went away.
+    pub(crate) redial_after: Duration,
+    pub(crate) offline: OfflineQueue<Id>,
+    /// When this epoch was established.
+    connected_at: Option<Instant>,
+}
+
+impl<Id> Dial<Id> {
+    /// Why the connection is down.
+    pub(crate) fn reason(&self) -> CloseReason {
+        CloseReason::DialFailed(self.last_error.clone())
+    }
+
+    pub(crate) const fn target(&self) -> &Target {
+        &self.target
+    }
+
+    pub(crate) const fn attempts(&self) -> u32 {
+        self.backoff.attempts()
+    }
+}
+
+/// The options of a stream, as the settings have them.
+pub(crate) const fn stream_options(config: &Config) -> StreamOptions {
+    StreamOptions {
+        nodelay: config.nodelay,
+        keepalive: config.tcp_keepalive,
+        user_timeout: config.tcp_user_timeout,
+        send_buffer: config.send_buffer,
+        receive_buffer: config.receive_buffer,
+    }
+}
+
+/// The peer of a connection that has none yet.
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+impl<P: Protocol> Context<'_, P> {
+    /// Makes a dialled connection and starts its first round.
+    pub(crate) fn dial(&mut self, target: Target, protocol: &P, config: &Config) -> ConnId {
+        let profile = self.state.profile(protocol, config);
+        let id = self.state.insert(profile, Role::Dialled, Phase::Resolving, NOWHERE);
+        let dial = Dial {
+            target,
+            addrs: Vec::new(),
+            round: 0,
+            alarm: None,
+            backoff: Backoff::default(),
+            last_error: NetworkError::new(io::ErrorKind::NotConnected, "not yet connected"),
+            redial_after: Duration::ZERO,
+            offline: OfflineQueue::default(),
+            connected_at: None,
+        };
+        if let Some(slot) = self.state.get_mut(id) {
+            slot.dial = Some(Box::new(dial));
+        }
+        self.start_round(id);
+        id
+    }
+
+    /// A new round: finds the addresses.
+    fn start_round(&mut self, id: ConnId) {
+        let Some(slot) = self.state.get_mut(id) else { return };
+        slot.phase = Phase::Resolving;
+        let resolve_timeout = slot.profile.config.resolve_timeout;
+        let Some(dial) = &mut slot.dial else { return };
+        dial.round += 1;
+        let round = dial.round;
+        match dial.target.host.clone() {
+            Host::Ip(addr) => self.try_addrs(id, vec![addr]),
+            Host::Name(name) => {
+                let port = dial.target.port;
+                self.state.set_dial_alarm(id, resolve_timeout);
+                let shared = self.state.shared.clone();
+                self.sockets.resolve(
+                    &name,
+                    port,
+                    Box::new(move |found| shared.resolved(id, round, found)),
+                );
+            }
+        }
+    }
+
+    /// The name was looked up.
+    pub(crate) fn on_resolved(
+        &mut self,
+        id: ConnId,
+        round: u32,
+        found: io::Result<Vec<SocketAddr>>,
+    ) {
+        let Some(slot) = self.state.get(id) else { return };
+        let is_awaited = slot.phase == Phase::Resolving
+            && slot.dial.as_ref().is_some_and(|dial| dial.round == round);
+        if !is_awaited {
+            return;
+        }
+        self.state.cancel_dial_alarm(id);
+        match found {
+            Ok(addrs) if addrs.is_empty() => {
+                let error = NetworkError::new(io::ErrorKind::NotFound, "the name has no address");
+                self.fail_round(id, error);
+            }
+            Ok(addrs) => self.try_addrs(id, addrs),
+            Err(error) => self.fail_round(id, NetworkError::from(&error)),
+        }
+    }
+
+    fn try_addrs(&mut self, id: ConnId, mut addrs: Vec<SocketAddr>) {
+        addrs.reverse();
+        if let Some(slot) = self.state.get_mut(id)
+            && let Some(dial) = &mut slot.dial
+        {
+            dial.addrs = addrs;
+        }
+        self.try_next(id);
+    }
+
+    /// Tries the next address of the round.
+    fn try_next(&mut self, id: ConnId) {
+        loop {
+            let Some(slot) = self.state.get_mut(id) else { return };
+            let options = stream_options(&slot.profile.config);
+            let timeout = slot.profile.config.connect_timeout;
+            let Some(dial) = &mut slot.dial else { return };
+            let Some(addr) = dial.addrs.pop() else {
+                let error = dial.last_error.clone();
+                return self.fail_round(id, error);
+            };
+            match self.sockets.connect(id, addr, &options) {
+                Ok(()) => {
+                    slot.phase = Phase::Connecting;
+                    slot.peer = addr;
+                    return self.state.set_dial_alarm(id, timeout);
+                }
+                Err(error) => dial.last_error = NetworkError::from(&error),
+            }
+        }
+    }
+
+    /// The address that was being tried can't be reached.
+    pub(crate) fn fail_attempt(&mut self, id: ConnId, error: NetworkError) {
+        self.sockets.close(id.slot());
+        self.state.cancel_dial_alarm(id);
+        if let Some(slot) = self.state.get_mut(id)
+            && let Some(dial) = &mut slot.dial
+        {
+            dial.last_error = error;
+        }
+        self.try_next(id);
+    }
+
+    /// No address of the round could be reached.
+    fn fail_round(&mut self, id: ConnId, error: NetworkError) {
+        if let Some(slot) = self.state.get_mut(id)
+            && let Some(dial) = &mut slot.dial
+        {
+            dial.last_error = error.clone();
+        }
+        self.state.stats.dials_failed += 1;
+        self.state.doom(id, CloseReason::DialFailed(error));
+    }
+
+    /// A timer of the dial is due.
+    pub(crate) fn on_dial_alarm(&mut self, id: ConnId) {
+        let Some(slot) = self.state.get_mut(id) else { return };
+        let phase = slot.phase;
+        if let Some(dial) = &mut slot.dial {
+            dial.alarm = None;
+        }
+        let timed_out = |text| NetworkError::new(io::ErrorKind::TimedOut, text);
+        match phase {
+            Phase::Waiting => self.start_round(id),
+            Phase::Resolving => self.fail_round(id, timed_out("the name took too long to resolve")),
+            Phase::Connecting => self.fail_attempt(id, timed_out("connecting took too long")),
+            _ => {}
+        }
+    }
+}
+
+impl<P: Protocol> State<P> {
+    /// The dialled connection is up: notes since when.
+    pub(crate) fn dial_succeeded(&mut self, id: ConnId) {
+        self.cancel_dial_alarm(id);
+        let now = self.now;
+        if let Some(slot) = self.get_mut(id)
+            && let Some(dial) = &mut slot.dial
+        {
+            dial.connected_at = Some(now);
+            dial.addrs = Vec::new();
+        }
+    }
+
+    /// The epoch, or the round, is over. When the next round begins, if there is to be one.
+    pub(crate) fn next_round(&mut self, id: ConnId) -> Option<Duration> {
+        let now = self.now;
+        if self.stop != super::slots::StopPhase::Running {
+            return None;
+        }
+        let slot = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id)?;
+        if slot.is_final {
+            return None;
+        }
+        let policy = &slot.profile.config.reconnect;
+        let dial = slot.dial.as_mut()?;
+        let no_sooner = std::mem::take(&mut dial.redial_after);
+        match dial.connected_at.take() {
+            Some(at) => dial.backoff.lost(policy, no_sooner, &mut self.rng, at, now),
+            None => dial.backoff.failed(policy, no_sooner, &mut self.rng),
+        }
+    }
+
+    /// Makes the connection ready for its next epoch, which begins after `delay`.
+    pub(crate) fn await_round(&mut self, id: ConnId, delay: Duration) {
+        let salt = self.rng.next();
+        let now = self.now;
+        let Some(slot) = self.get_mut(id) else { return };
+        let protocol = slot.profile.protocol.clone();
+        slot.link = Connection::new(protocol, Role::Dialled, &slot.profile.config, salt, now);
+        slot.phase = Phase::Waiting;
+        slot.is_doomed = false;
+        slot.is_eof = false;
+        slot.is_readable = false;
+        slot.is_read_closed = false;
+        slot.is_writable = false;
+        slot.has_input = false;
+        slot.fate = None;
+        let limit = slot.link.body_limit(&slot.profile.config);
+        self.shared.board.set_max_body(id.slot(), limit);
+        self.set_dial_alarm(id, delay);
+    }
+
+    fn set_dial_alarm(&mut self, id: ConnId, after: Duration) {
+        self.cancel_dial_alarm(id);
+        let Some(deadline) = self.now.checked_add(after) else { return };
+        let key = self.wheel.insert(deadline, Alarm::Dial(id));
+        if let Some(slot) = self.get_mut(id)
+            && let Some(dial) = &mut slot.dial
+        {
+            dial.alarm = Some(key);
+        }
+    }
+
+    pub(crate) fn cancel_dial_alarm(&mut self, id: ConnId) {
+        if let Some(slot) = self.get_mut(id)
+            && let Some(dial) = &mut slot.dial
+            && let Some(key) = dial.alarm.take()
+        {
+            self.wheel.cancel(key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_addresses_or_names_with_a_port() {
+        for text in ["127.0.0.1:80", "[::1]:80", "localhost:7001", "a.example:1"] {
+            assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
+        }
+        for text in
+            ["", "localhost", ":80", "host:", "host:99999", "::1:80", "http://a:80", "a b:1"]
+        {
+            assert!(text.parse::<Target>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! The loop: one thread, one poll, every socket.
+
+mod accept;
+pub(crate) mod commands;
+pub(crate) mod dial;
+mod fanout;
+mod flush;
+mod listen;
+pub(crate) mod net;
+mod read;
+mod reap;
+pub(crate) mod send;
+pub(crate) mod slots;
+pub(crate) mod sockets;
+mod turn;
+
+use std::{
+    any::TypeId,
+    fmt,
+    net::{SocketAddr, ToSocketAddrs},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use slab::Slab;
+
+pub use self::dial::Target;
+use self::{
+    net::{Net, system::System},
+    slots::{Profile, State, StopPhase},
+    turn::Engine,
+};
+use crate::{
+    Config, ConnId, Context, Error, Handle, Handler, ListenerId, Stats,
+    core::{rng::Rng, timer_wheel::TimerWheel, write_queue::QueuePool},
+    handle::{Shared, on_loop},
+    protocol::Protocol,
+};
+
+/// Descriptors that connections leave to the rest of the process.
+const RESERVED_DESCRIPTORS: usize = 32;
+
+/// One thread's loop that owns sockets, and calls a [`Handler`].
+///
+/// Made and set up on any thread, then run on one. Other threads reach it through its [`Handle`].
+/// Dropping it closes every connection at once and fails what is in flight.
+///
+/// # Examples
+///
+/// ```
+/// use longhaul::{Conn, Handler, Message, Reactor, protocol::Native};
+///
+/// struct Echo;
+///
+/// impl Handler for Echo {
+///     type Protocol = Native;
+///
+///     fn on_message(&mut self, conn: &mut Conn<'_, Native>, msg: Message<'_, Native>) {
+///         let _ = conn.reply(&msg, msg.body()); // an error says why nothing was queued
+///     }
+/// }
+///
+/// fn main() -> longhaul::Result<()> {
+///     let mut reactor = Reactor::new(Echo)?;
+///     let (_, addr) = reactor.listen("127.0.0.1:0")?;
+///     println!("listening on {addr}");
+///     # reactor.handle().stop();
+///     reactor.run()
+/// }
+/// ```
+pub struct Reactor<H: Handler> {
+    engine: Engine<H, System>,
+}
+
+impl<H: Handler> Reactor<H> {
+    /// A reactor with the default protocol and settings.
+    ///
+    /// # Errors
+    ///
+    /// The system refuses a poll descriptor.
+    pub fn new(handler: H) -> Result<Self, Error>
+    where
+        H::Protocol: Default,
+    {
+        ReactorBuilder::new(H::Protocol::default()).build(handler)
+    }
+
+    /// Listens with the default protocol and settings; any number of times.
+    ///
+    /// The address returned has the real port. A name is resolved here, and blocks for as long.
+    ///
+    /// # Errors
+    ///
+    /// No address could be bound.
+    pub fn listen(&mut self, addr: impl ToSocketAddrs) -> Result<(ListenerId, SocketAddr), Error> {
+        self.context().listen(addr)
+    }
+
+    /// Listens with a protocol and settings of this listener's own.
+    ///
+    /// # Errors
+    ///
+    /// The settings can't work, or no address could be bound.
+    pub fn listen_with(
+        &mut self,
+        addr: impl ToSocketAddrs,
+        protocol: &H::Protocol,
+        config: &Config,
+    ) -> Result<(ListenerId, SocketAddr), Error> {
+        self.context().listen_with(addr, protocol, config)
+    }
+
+    /// Dials with the default protocol and settings: `ip:port` or `host:port`. Does not wait.
+    ///
+    /// # Errors
+    ///
+    /// The target is no address.
+    pub fn connect<T>(&mut self, target: T) -> Result<ConnId, Error>
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+    {
+        self.context().connect(target)
+    }
+
+    /// Dials with a protocol and settings of this connection's own. Does not wait.
+    ///
+    /// # Errors
+    ///
+    /// The target is no address, or the settings can't work.
+    pub fn connect_with<T>(
+        &mut self,
+        target: T,
+        protocol: &H::Protocol,
+        config: &Config,
+    ) -> Result<ConnId, Error>
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+    {
+        self.context().connect_with(target, protocol, config)
+    }
+
+    /// Takes over a listener that is bound already, from a supervisor for example.
+    ///
+    /// # Errors
+    ///
+    /// The settings can't work, or the system refuses.
+    pub fn adopt_listener(
+        &mut self,
+        listener: std::net::TcpListener,
+        protocol: &H::Protocol,
+        config: &Config,
+    ) -> Result<(ListenerId, SocketAddr), Error> {
+        self.context().adopt_listener(listener, protocol, config)
+    }
+
+    /// Takes over a stream that is connected already; it counts as accepted.
+    ///
+    /// # Errors
+    ///
+    /// The settings can't work, or the system refuses.
+    pub fn adopt_stream(
+        &mut self,
+        stream: std::net::TcpStream,
+        protocol: &H::Protocol,
+        config: &Config,
+    ) -> Result<ConnId, Error> {
+        self.context().adopt_stream(stream, protocol, config)
+    }
+
+    /// What a callback could do, between two turns.
+    pub fn context(&mut self) -> Context<'_, H::Protocol> {
+        self.engine.state.now = self.engine.sockets.net.now();
+        self.engine.context()
+    }
+
+    /// The handler, between two turns.
+    pub const fn handler(&mut self) -> &mut H {
+        &mut self.engine.handler
+    }
+
+    /// A handle for other threads.
+    pub fn handle(&self) -> Handle<H::Protocol> {
+        Handle::new(self.engine.state.shared.clone())
+    }
+
+    /// Runs until it is stopped.
+    ///
+    /// # Errors
+    ///
+    /// The system's poll fails, which nothing can be done about.
+    pub fn run(&mut self) -> Result<(), Error> {
+        let shared = self.engine.state.shared.clone();
+        on_loop(&shared, || {
+            while !self.engine.is_stopped() {
+                self.engine.turn(None)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Runs one turn, for those who own their loop: waits for up to `timeout` (`None`: for ever) if
+    /// there is nothing to do. Whether the reactor goes on; false once it has stopped.
+    ///
+    /// Between two turns another loop may wait for the [poll descriptor](Self::as_raw_fd) to become
+    /// readable, for up to [`next_deadline`](Self::next_deadline).
+    ///
+    /// # Errors
+    ///
+    /// The system's poll fails, which nothing can be done about.
+    pub fn turn(&mut self, timeout: Option<Duration>) -> Result<bool, Error> {
+        if self.engine.is_stopped() {
+            return Ok(false);
+        }
+        let shared = self.engine.state.shared.clone();
+        on_loop(&shared, || self.engine.turn(timeout))?;
+        // The caller may wait elsewhere now: the next post must make the descriptor readable.
+        self.engine.rest();
+        Ok(!self.engine.is_stopped())
+    }
+
+    /// When the next turn has something to do without an event on the poll descriptor; an instant
+    /// that is past if it has work left over, `None` if it has nothing to wait for.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.engine.next_deadline()
+    }
+
+    /// What was counted so far.
+    pub const fn stats(&self) -> Stats {
+        self.engine.state.stats
+    }
+}
+
+/// The descriptor of the poll, to be watched for reading by another loop.
+#[cfg(unix)]
+impl<H: Handler> std::os::fd::AsRawFd for Reactor<H> {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.engine.sockets.net.raw_fd()
+    }
+}
+
+impl<H: Handler> fmt::Debug for Reactor<H> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reactor").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+/// Settings of a reactor, as against those of its connections.
+///
+/// # Examples
+///
+/// ```
+/// # use longhaul::{Conn, Handler, Message};
+/// # struct Echo;
+/// # impl Handler for Echo {
+/// #     type Protocol = Length;
+/// #     fn on_message(&mut self, _: &mut Conn<'_, Length>, _: Message<'_, Length>) {}
+/// # }
+/// use longhaul::{ReactorBuilder, protocol::Length};
+///
+/// let reactor = ReactorBuilder::new(Length::default()).max_connections(100).build(Echo)?;
+/// # Ok::<(), longhaul::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ReactorBuilder<P> {
+    protocol: P,
+    config: Config,
+    mailbox_commands: usize,
+    mailbox_bytes: usize,
+    max_connections: Option<usize>,
+    stop_timeout: Duration,
+    seed: Option<u64>,
+    first_call: Option<u64>,
+}
+
+impl<P: Protocol> ReactorBuilder<P> {
+    /// The defaults, and the protocol of listeners and dialled connections that are given none of
+    /// their own.
+    pub fn new(protocol: P) -> Self {
+        Self {
+            protocol,
+            config: Config::default(),
+            mailbox_commands: 65_536,
+            mailbox_bytes: 64 * 1024 * 1024,
+            max_connections: None,
+            stop_timeout: Duration::from_secs(5),
+            seed: None,
+            first_call: None,
+        }
+    }
+
+    /// The settings of listeners and dialled connections that are given none of their own.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// The commands, and the bytes of bodies in them, that wait in the mailbox at most; more are
+    /// refused as full. Default: 65 536, 64 MiB.
+    #[must_use]
+    pub const fn mailbox(mut self, commands: usize, bytes: usize) -> Self {
+        self.mailbox_commands = commands;
+        self.mailbox_bytes = bytes;
+        self
+    }
+
+    /// The most connections; more are refused. Default: the process' descriptors less 32.
+    #[must_use]
+    pub const fn max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = Some(connections);
+        self
+    }
+
+    /// How long stopping may take until what is left is cut. Default: 5 s.
+    #[must_use]
+    pub const fn stop_timeout(mut self, timeout: Duration) -> Self {
+        self.stop_timeout = timeout;
+        self
+    }
+
+    /// The seed of what is random here: jitter and ids. Default: from the system.
+    #[must_use]
+    pub const fn seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Where call numbers start, to test their end.
+    #[cfg(test)]
+    pub(crate) const fn first_call(mut self, number: u64) -> Self {
+        self.first_call = Some(number);
+        self
+    }
+
+    /// Makes the reactor.
+    ///
+    /// # Errors
+    ///
+    /// The settings can't work, or the system refuses a poll descriptor.
+    pub fn build<H: Handler<Protocol = P>>(self, handler: H) -> Result<Reactor<H>, Error> {
+        Ok(Reactor { engine: self.build_on(handler, System::new()?)? })
+    }
+
+    /// Makes the reactor on a network.
+    pub(crate) fn build_on<H: Handler<Protocol = P>, N: Net>(
+        self,
+        handler: H,
+        mut net: N,
+    ) -> Result<Engine<H, N>, Error> {
+        self.config.validate()?;
+        let descriptors = net.descriptor_limit().unwrap_or(usize::MAX);
+        let of_system = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1);
+        let now = net.now();
+        let seed = self.seed.unwrap_or_else(|| net.seed());
+        let shared = Shared::new(net.waker(), self.mailbox_commands, self.mailbox_bytes);
+        let state = State {
+            slots: Slab::new(),
+            wheel: TimerWheel::new(now),
+            pool: QueuePool::default(),
+            shared: Arc::new(shared),
+            dirty: Vec::new(),
+            ready: std::collections::VecDeque::new(),
+            arrivals: Vec::new(),
+            doomed: Vec::new(),
+            ended: Vec::new(),
+            undelivered: Vec::new(),
+            fanouts: std::collections::VecDeque::new(),
+            groups: std::collections::HashMap::new(),
+            listeners: Vec::new(),
+            next_listener: 0,
+            per_peer: std::collections::HashMap::new(),
+            profiles: vec![Arc::new(Profile { protocol: self.protocol, config: self.config })],
+            stats: Stats::default(),
+            rng: Rng::new(seed),
+            now,
+            stop: StopPhase::Running,
+            stop_alarm: None,
+            stop_timeout: self.stop_timeout,
+            max_connections: self.max_connections.unwrap_or(of_system).min(of_system),
+            handler_type: handler_type::<H>(),
+            first_call: self.first_call,
+        };
+        Ok(Engine::new(handler, state, net))
+    }
+}
+
+fn handler_type<H: Handler>() -> TypeId {
+    TypeId::of::<H>()
+}

@@ -1,0 +1,357 @@
+//! The real network and clock: mio for readiness, socket2 for what a socket is set to.
+
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    io::{self, IoSlice, Read, Write},
+    net::{self, Shutdown, SocketAddr, ToSocketAddrs},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use mio::{Events, Interest, Poll, net::TcpStream};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+use super::{Answer, Event, ListenOptions, Net, StreamOptions, Token, Wake};
+
+/// What mio's waker is registered under; no connection or listener has it.
+const WAKER: mio::Token = mio::Token(usize::MAX);
+
+/// Events taken from the system at a time. Doubles when a poll fills it, up to 16 times.
+const EVENTS: usize = 1024;
+
+/// The system, through mio and socket2.
+#[derive(Debug)]
+pub(crate) struct System {
+    poll: Poll,
+    events: Events,
+    capacity: usize,
+    /// Held for as long as the poll: a wake is delivered only while the waker lives.
+    waker: Arc<SystemWaker>,
+    resolver: Resolver,
+}
+
+#[derive(Debug)]
+struct SystemWaker(mio::Waker);
+
+impl Wake for SystemWaker {
+    fn wake(&self) {
+        if let Err(error) = self.0.wake() {
+            log::error!("waking the loop failed: {error}");
+        }
+    }
+}
+
+impl System {
+    pub(crate) fn new() -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let waker = Arc::new(SystemWaker(mio::Waker::new(poll.registry(), WAKER)?));
+        Ok(Self {
+            poll,
+            events: Events::with_capacity(EVENTS),
+            capacity: EVENTS,
+            waker,
+            resolver: Resolver::default(),
+        })
+    }
+
+    /// What another loop can wait on.
+    #[cfg(unix)]
+    pub(crate) fn raw_fd(&self) -> std::os::fd::RawFd {
+        std::os::fd::AsRawFd::as_raw_fd(&self.poll)
+    }
+
+    fn listener(
+        &self,
+        listener: net::TcpListener,
+        token: Token,
+    ) -> io::Result<(Listener, SocketAddr)> {
+        let addr = listener.local_addr()?;
+        let mut listener = mio::net::TcpListener::from_std(listener);
+        self.poll.registry().register(&mut listener, mio_token(token), Interest::READABLE)?;
+        Ok((Listener { listener }, addr))
+    }
+}
+
+/// A listening socket. On Linux what it accepts inherits its options.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    listener: mio::net::TcpListener,
+}
+
+impl Net for System {
+    type Stream = TcpStream;
+    type Listener = Listener;
+
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
+    fn now(&mut self) -> Instant {
+        Instant::now()
+    }
+
+    fn seed(&mut self) -> u64 {
+        // The standard library's only source of random bits; each state has keys of its own.
+        RandomState::new().hash_one(())
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        self.waker.clone()
+    }
+
+    fn poll(&mut self, events: &mut Vec<Event>, timeout: Option<Duration>) -> io::Result<()> {
+        match self.poll.poll(&mut self.events, timeout) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        let before = events.len();
+        for event in &self.events {
+            if event.token() == WAKER {
+                continue;
+            }
+            // An error is found by reading or writing, so it counts as readiness for both.
+            let is_error = event.is_error();
+            events.push(Event {
+                token: Token(event.token().0 as u64),
+                readable: event.is_readable() || is_error,
+                writable: event.is_writable() || is_error,
+                read_closed: event.is_read_closed() || is_error,
+            });
+        }
+        if events.len() - before == self.capacity && self.capacity < 16 * EVENTS {
+            self.capacity *= 2;
+            self.events = Events::with_capacity(self.capacity);
+        }
+        Ok(())
+    }
+
+    fn listen(
+        &mut self,
+        addr: SocketAddr,
+        options: &ListenOptions,
+        token: Token,
+    ) -> io::Result<(Listener, SocketAddr)> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        // On Windows SO_REUSEADDR would let another process take the port over.
+        if cfg!(unix) {
+            socket.set_reuse_address(options.reuse_address)?;
+        }
+        if addr.is_ipv6() {
+            socket.set_only_v6(options.only_v6)?;
+        }
+        set_options(SockRef::from(&socket), &options.stream)?;
+        socket.bind(&addr.into())?;
+        socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
+        self.listener(socket.into(), token)
+    }
+
+    fn accept(&mut self, listener: &Listener) -> io::Result<(TcpStream, SocketAddr)> {
+        listener.listener.accept()
+    }
+
+    fn close_listener(&mut self, mut listener: Listener) {
+        let _ = self.poll.registry().deregister(&mut listener.listener);
+    }
+
+    fn connect(
+        &mut self,
+        addr: SocketAddr,
+        options: &StreamOptions,
+        token: Token,
+    ) -> io::Result<TcpStream> {
+        let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_nonblocking(true)?;
+        set_options(SockRef::from(&socket), options)?;
+        match socket.connect(&addr.into()) {
+            Ok(()) => {}
+            Err(error) if is_in_progress(&error) => {}
+            Err(error) => return Err(error),
+        }
+        let mut stream = TcpStream::from_std(socket.into());
+        self.register(&mut stream, token)?;
+        Ok(stream)
+    }
+
+    fn connected(&mut self, stream: &TcpStream) -> io::Result<Option<SocketAddr>> {
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+        match stream.peer_addr() {
+            Ok(peer) if stream.local_addr()? == peer => {
+                Err(io::Error::new(io::ErrorKind::ConnectionRefused, "connected to itself"))
+            }
+            Ok(peer) => Ok(Some(peer)),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn register(&mut self, stream: &mut TcpStream, token: Token) -> io::Result<()> {
+        let both = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(stream, mio_token(token), both)
+    }
+
+    #[inline]
+    fn read(&mut self, stream: &mut TcpStream, buf: &mut [u8]) -> io::Result<usize> {
+        stream.read(buf)
+    }
+
+    #[inline]
+    fn write(&mut self, stream: &mut TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match slices {
+            [one] => stream.write(one),
+            many => stream.write_vectored(many),
+        }
+    }
+
+    fn shutdown(&mut self, stream: &mut TcpStream) -> io::Result<()> {
+        stream.shutdown(Shutdown::Write)
+    }
+
+    fn close(&mut self, stream: TcpStream) {
+        // Closing the descriptor takes it out of the poll; no other descriptor shares the socket.
+        drop(stream);
+    }
+
+    fn local_addr(&self, stream: &TcpStream) -> io::Result<SocketAddr> {
+        stream.local_addr()
+    }
+
+    fn resolve(&mut self, host: &str, port: u16, answer: Answer) {
+        self.resolver.resolve(host, port, answer);
+    }
+
+    fn descriptor_limit(&self) -> Option<usize> {
+        // The crate has no unsafe code and libc no safe getrlimit; Linux has a file for it.
+        let limits = std::fs::read_to_string("/proc/self/limits").ok()?;
+        let line = limits.lines().find(|line| line.starts_with("Max open files"))?;
+        line.split_whitespace().nth(3)?.parse().ok()
+    }
+
+    fn adopt_stream(
+        &mut self,
+        stream: net::TcpStream,
+        options: &StreamOptions,
+    ) -> io::Result<(TcpStream, SocketAddr)> {
+        stream.set_nonblocking(true)?;
+        set_options(SockRef::from(&stream), options)?;
+        let peer = stream.peer_addr()?;
+        Ok((TcpStream::from_std(stream), peer))
+    }
+
+    fn adopt_listener(
+        &mut self,
+        listener: net::TcpListener,
+        options: &ListenOptions,
+        token: Token,
+    ) -> io::Result<(Listener, SocketAddr)> {
+        listener.set_nonblocking(true)?;
+        set_options(SockRef::from(&listener), &options.stream)?;
+        self.listener(listener, token)
+    }
+}
+
+/// Connections and listeners fit in a mio token where `usize` has 64 bits.
+fn mio_token(token: Token) -> mio::Token {
+    const { assert!(usize::BITS == 64, "longhaul needs 64-bit tokens") };
+    #[expect(clippy::cast_possible_truncation, reason = "usize has 64 bits, as asserted")]
+    mio::Token(token.0 as usize)
+}
+
+/// Whether a connect goes on by itself. `EINPROGRESS` has no stable `ErrorKind`: 115 on Linux, 36 on
+/// the BSDs and macOS.
+fn is_in_progress(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+        || cfg!(unix) && matches!(error.raw_os_error(), Some(115 | 36))
+}
+
+/// Options of a stream; of a listener on Linux, whose streams inherit them.
+fn set_options(socket: SockRef<'_>, options: &StreamOptions) -> io::Result<()> {
+    socket.set_tcp_nodelay(options.nodelay)?;
+    if let Some((first, interval, count)) = options.keepalive {
+        let keepalive = TcpKeepalive::new().with_time(first).with_interval(interval);
+        #[cfg(unix)]
+        let keepalive = keepalive.with_retries(count);
+        let _ = count;
+        socket.set_tcp_keepalive(&keepalive)?;
+    }
+    #[cfg(target_os = "linux")]
+    if let Some(timeout) = options.user_timeout {
+        socket.set_tcp_user_timeout(Some(timeout))?;
+    }
+    if let Some(bytes) = options.send_buffer {
+        socket.set_send_buffer_size(bytes)?;
+    }
+    if let Some(bytes) = options.receive_buffer {
+        socket.set_recv_buffer_size(bytes)?;
+    }
+    Ok(())
+}
+
+/// Looks names up, off the loop: the system has no non-blocking way to.
+///
+/// At most [`Resolver::THREADS`] names are looked up at a time, each by a thread that lives for as
+/// long as there are names waiting; the same name asked for twice is looked up once.
+#[derive(Debug, Default)]
+struct Resolver {
+    shared: Arc<Mutex<Lookups>>,
+}
+
+#[derive(Default)]
+struct Lookups {
+    waiting: HashMap<(String, u16), Vec<Answer>>,
+    queue: std::collections::VecDeque<(String, u16)>,
+    threads: usize,
+}
+
+impl std::fmt::Debug for Lookups {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lookups").field("threads", &self.threads).finish_non_exhaustive()
+    }
+}
+
+impl Resolver {
+    const THREADS: usize = 4;
+
+    fn resolve(&mut self, host: &str, port: u16, answer: Answer) {
+        let mut lookups = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (host.to_owned(), port);
+        let answers = lookups.waiting.entry(key.clone()).or_default();
+        answers.push(answer);
+        if answers.len() > 1 {
+            return;
+        }
+        lookups.queue.push_back(key);
+        if lookups.threads < Self::THREADS {
+            let shared = self.shared.clone();
+            let thread = thread::Builder::new().name("longhaul-resolver".into());
+            match thread.spawn(move || Self::work(&shared)) {
+                Ok(_) => lookups.threads += 1,
+                Err(error) => log::error!("no thread to resolve names on: {error}"),
+            }
+        }
+    }
+
+    fn work(shared: &Mutex<Lookups>) {
+        let lock = || shared.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let key = {
+                let mut lookups = lock();
+                let Some(key) = lookups.queue.pop_front() else {
+                    lookups.threads -= 1;
+                    return;
+                };
+                key
+            };
+            let found = (key.0.as_str(), key.1).to_socket_addrs().map(Iterator::collect::<Vec<_>>);
+            let answers = lock().waiting.remove(&key).unwrap_or_default();
+            for answer in answers {
+                answer(match &found {
+                    Ok(addrs) => Ok(addrs.clone()),
+                    Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+                });
+            }
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! From the socket to the handler: reads within a budget, decodes in place, and calls.
+
+use std::{cell::Cell, io, time::Duration};
+
+use bytes::Bytes;
+
+use super::{
+    net::{Net, SHORT_READ_DRAINS},
+    slots::{Phase, Waiter},
+    turn::Engine,
+};
+use crate::{
+    CloseReason, ConnId, Handler, Message,
+    core::{
+        connection::{RemoteError, Route},
+        read_buffer::LARGE_FRAME,
+    },
+    error::{CallError, NetworkError, error_code},
+    handler::Reply,
+    protocol::{Decoded, Head, Kind, Protocol},
+};
+
+/// Bytes asked for in one read. More costs cache, less costs system calls.
+const READ_CHUNK: usize = 64 * 1024;
+
+/// Bytes read from one connection in one turn, so that a busy one does not starve the others.
+const BYTES_PER_TURN: usize = 256 * 1024;
+
+/// Messages handled of one connection in one turn, for the same reason where they are small.
+const MESSAGES_PER_TURN: usize = 1024;
+
+/// The one buffer that all connections read into.
+pub(crate) struct Reader {
+    /// Room for the start of a frame that was kept, and one read behind it.
+    buf: Box<[u8]>,
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self { buf: vec![0; LARGE_FRAME + READ_CHUNK].into() }
+    }
+}
+
+/// What is left of one connection's share of a turn.
+#[derive(Debug)]
+struct Budget {
+    bytes: usize,
+    messages: usize,
+}
+
+/// How far the frames of a buffer were handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// To the end, or to a frame of this length of which the rest is missing (0: not known).
+    Incomplete(usize),
+    /// The budget, a pause or an end came first.
+    Early,
+}
+
+/// What one read found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// Bytes, and perhaps more behind them.
+    Some,
+    /// Nothing is there now.
+    Nothing,
+    /// The peer sends no more, or the connection is broken: that was handled.
+    End,
+}
+
+impl<H: Handler, N: Net> Engine<H, N> {
+    /// Gives every connection that has something to read its share.
+    pub(super) fn read_all(&mut self) {
+        for _ in 0..self.state.ready.len() {
+            let Some(slot) = self.state.ready.pop_front() else { return };
+            let Some(entry) = self.state.slots.get_mut(slot as usize) else { continue };
+            entry.is_ready = false;
+            let id = entry.id;
+            if entry.phase == Phase::Lingering {
+                self.discard_input(id);
+            } else {
+                self.read(id);
+            }
+        }
+    }
+
+    fn read(&mut self, id: ConnId) {
+        let mut reader = std::mem::take(&mut self.reader.buf);
+        let mut budget = Budget { bytes: BYTES_PER_TURN, messages: MESSAGES_PER_TURN };
+        while let Some(slot) = self.state.get_mut(id)
+            && slot.can_read()
+        {
+            if slot.has_input {
+                slot.has_input = false;
+                let len = slot.link.read.restore(&mut reader);
+                self.handle_bytes(id, &reader[..len], None, &mut budget);
+                continue;
+            }
+            if !slot.is_readable {
+                break;
+            }
+            if budget.bytes == 0 || budget.messages == 0 {
+                self.state.mark_ready(id);
+                break;
+            }
+            let is_large = slot.link.read.is_large();
+            let found = if is_large {
+                self.read_large(id, &mut budget)
+            } else {
+                self.read_chunk(id, &mut reader, &mut budget)
+            };
+            if matches!(found, Found::Nothing | Found::End) {
+                break;
+            }
+        }
+        self.reader.buf = reader;
+        self.after_read(id);
+    }
+
+    /// What reading leaves to do: output of its own, a deadline, frames that wait.
+    fn after_read(&mut self, id: ConnId) {
+        let Some(slot) = self.state.get_mut(id) else { return };
+        if slot.link.has_output() {
+            self.state.mark_dirty(id);
+        }
+        let Some(slot) = self.state.get_mut(id) else { return };
+        if slot.has_input && slot.can_read() {
+            self.state.mark_ready(id);
+        }
+    }
+
+    /// One read into the shared buffer, behind what was kept, and its frames.
+    fn read_chunk(&mut self, id: ConnId, reader: &mut [u8], budget: &mut Budget) -> Found {
+        let Some(slot) = self.state.get_mut(id) else { return Found::End };
+        let kept = slot.link.read.restore(reader);
+        let asked = READ_CHUNK.min(budget.bytes);
+        let result = self.sockets.read(id.slot(), &mut reader[kept..kept + asked]);
+        let count = *result.as_ref().unwrap_or(&0);
+        if count == 0
+            && kept > 0
+            && let Some(slot) = self.state.get_mut(id)
+        {
+            slot.link.read.keep(&reader[..kept]);
+        }
+        let found = self.judge_read(id, result, asked);
+        if count > 0 {
+            budget.bytes -= count;
+            self.handle_bytes(id, &reader[..kept + count], None, budget);
+        }
+        found
+    }
+
+    /// One read into the buffer of a large frame; the frame, if that completes it.
+    fn read_large(&mut self, id: ConnId, budget: &mut Budget) -> Found {
+        let Some(slot) = self.state.get_mut(id) else { return Found::End };
+        let room = slot.link.read.room();
+        let asked = room.len().min(budget.bytes);
+        let result = self.sockets.read(id.slot(), &mut room[..asked]);
+        let count = *result.as_ref().unwrap_or(&0);
+        slot.link.read.filled(count);
+        budget.bytes -= count;
+        let found = self.judge_read(id, result, asked);
+        let Some(slot) = self.state.get_mut(id) else { return found };
+        if count > 0 && slot.link.is_frame_whole(&slot.profile.config) {
+            let frame = slot.link.read.take();
+            self.handle_bytes(id, &frame, Some(&frame), budget);
+        }
+        found
+    }
+
+    /// What a read says of the connection.
+    fn judge_read(&mut self, id: ConnId, result: io::Result<usize>, asked: usize) -> Found {
+        let now = self.state.now;
+        let Some(slot) = self.state.get_mut(id) else { return Found::End };
+        match result {
+            Ok(0) => {
+                slot.is_readable = false;
+                slot.is_eof = true;
+                self.handle_eof(id);
+                Found::End
+            }
+            Ok(count) => {
+                // What is behind a short read is the end, if an event told of one.
+                slot.is_readable = !SHORT_READ_DRAINS || count == asked || slot.is_read_closed;
+                slot.link.handle_bytes(count, now);
+                self.state.stats.bytes_in += count as u64;
+                Found::Some
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                slot.is_readable = false;
+                Found::Nothing
+            }
+            Err(error) => {
+                self.state.doom(id, CloseReason::Network(NetworkError::from(&error)));
+                Found::End
+            }
+        }
+    }
+
+    /// The peer sends no more. What it asked for is still answered.
+    fn handle_eof(&mut self, id: ConnId) {
+        let Some(slot) = self.state.get_mut(id) else { return };
+        let reason = match slot.link.read.len() {
+            0 => CloseReason::PeerClosed,
+            received => CloseReason::PeerClosedMidFrame { received },
+        };
+        if slot.phase < Phase::Closing {
+            let is_clean = matches!(reason, CloseReason::PeerClosed);
+            slot.fate.get_or_insert_with(|| Box::new(reason.clone()));
+            let phase = if is_clean { Phase::Draining } else { Phase::Closing };
+            self.state.close(id, phase, reason);
+            self.state.end_calls(id);
+        }
+        self.state.mark_dirty(id);
+    }
+
+    /// Handles what was read, and keeps the rest.
+    fn handle_bytes(
+        &mut self,
+        id: ConnId,
+        bytes: &[u8],
+        owner: Option<&Bytes>,
+        budget: &mut Budget,
+    ) {
+        let (consumed, stop) = self.handle_frames(id, bytes, owner, budget);
+        let rest = &bytes[consumed..];
+        let now = self.state.now;
+        let Some(slot) = self.state.get_mut(id) else { return };
+        if slot.phase >= Phase::Closing || slot.is_doomed {
+            return;
+        }
+        match stop {
+            Stop::Incomplete(frame_len) if frame_len > LARGE_FRAME => {
+                slot.link.read.keep_large(rest, frame_len);
+            }
+            Stop::Incomplete(0) if rest.len() > LARGE_FRAME => {
+                slot.link.read.keep_endless(rest);
+            }
+            Stop::Incomplete(_) => slot.link.read.keep(rest),
+            Stop::Early => {
+                slot.link.read.keep(rest);
+                slot.has_input = !rest.is_empty();
+            }
+        }
+        // A frame that began in these bytes has its own time, whatever the one before it took.
+        if consumed > 0 || rest.is_empty() {
+            slot.link.frame_ended();
+        }
+        if let Stop::Incomplete(len) = stop
+            && !rest.is_empty()
+            && slot.link.frame_began(len, &slot.profile.config, now)
+        {
+            self.state.watch(id);
+        }
+    }
+
+    /// Handles the whole frames at the front of `bytes`; how many bytes they are, and what stopped.
+    fn handle_frames(
+        &mut self,
+        id: ConnId,
+        bytes: &[u8],
+        owner: Option<&Bytes>,
+        budget: &mut Budget,
+    ) -> (usize, Stop) {
+        let mut consumed = 0;
+        while consumed < bytes.len() {
+            let Some(slot) = self.state.slots.get_mut(id.slot() as usize) else { break };
+            if slot.id != id || !slot.can_read() {
+                return (consumed, Stop::Early);
+            }
+            if budget.messages == 0 {
+                return (consumed, Stop::Early);
+            }
+            let rest = &bytes[consumed..];
+            let frame = match slot.link.decode(rest, &slot.profile.config) {
+                Ok(Decoded::Frame { head, body, len }) if len <= rest.len() => {
+                    consumed += len;
+                    (head, &rest[body])
+                }
+                Ok(Decoded::Frame { len, .. }) => return (consumed, Stop::Incomplete(len)),
+                Ok(Decoded::Need(_)) => return (consumed, Stop::Incomplete(0)),
+                Err(error) => {
+                    self.state.close(id, Phase::Closing, CloseReason::Protocol(error));
+                    return (consumed, Stop::Early);
+                }
+            };
+            budget.messages -= 1;
+            self.handle_frame(id, frame.0, frame.1, owner);
+        }
+        (consumed, Stop::Incomplete(0))
+    }
+
+    #[inline]
+    fn handle_frame(
+        &mut self,
+        id: ConnId,
+        head: Head<<H::Protocol as Protocol>::Id>,
+        body: &[u8],
+        owner: Option<&Bytes>,
+    ) {
+        let now = self.state.now;
+        let slot = &mut self.state.slots[id.slot() as usize];
+        match slot.link.handle_frame(&head, body, &mut self.state.pool, now) {
+            Ok(Route::Message) => self.handle_message(id, head, body, owner),
+            Ok(Route::Done) => self.after_control(id, head.kind),
+            Ok(Route::Ended(pending, error)) => {
+                if let Some(key) = pending.timer {
+                    self.state.wheel.cancel(key);
+                }
+                self.state.stats.calls_in_flight -= 1;
+                self.state.stats.messages_in += 1;
+                let reply = Reply { tag: head.tag, body, owner };
+                self.finish_call(id, pending.waiter, reply, error);
+            }
+            Ok(Route::Cancelled(flag)) => {
+                flag.store(true, std::sync::atomic::Ordering::Release);
+                self.with_conn(id, |handler, conn| handler.on_cancel(conn, head.id));
+            }
+            Ok(Route::Goaway { text, redial_after }) => {
+                log::debug!("connection {id}: the peer goes away: {text}");
+                self.state.handle_goaway(id, text, redial_after);
+            }
+            Err(error) => self.state.close(id, Phase::Closing, CloseReason::Protocol(error)),
+        }
+    }
+
+    /// A control frame was handled inside the connection.
+    fn after_control(&mut self, id: ConnId, kind: Kind) {
+        match kind {
+            // The peer's limits hold from now on, for other threads, too.
+            Kind::Hello => {
+                if let Some(slot) = self.state.get(id) {
+                    let limit = slot.link.body_limit(&slot.profile.config);
+                    self.state.shared.board.set_max_body(id.slot(), limit);
+                }
+                self.state.watch(id);
+            }
+            Kind::Reply | Kind::Error => self.state.stats.late_replies += 1,
+            _ => {}
+        }
+    }
+
+    #[inline]
+    fn handle_message(
+        &mut self,
+        id: ConnId,
+        head: Head<<H::Protocol as Protocol>::Id>,
+        body: &[u8],
+        owner: Option<&Bytes>,
+    ) {
+        self.state.stats.messages_in += 1;
+        let now = self.state.now;
+        let is_request = head.kind == Kind::Request;
+        if is_request && let Some((code, text)) = self.refusal(id) {
+            let _ = self.state.send_error(id, head.id, code, text);
+            return;
+        }
+        let wait = Duration::from_millis(u64::from(head.millis));
+        let deadline = if is_request && head.millis > 0 { now.checked_add(wait) } else { None };
+        let is_settled = Cell::new(false);
+        let settled = &is_settled;
+        let is_fine = self.with_conn(id, |handler, conn| {
+            let msg = Message { head, body, owner, conn: id, deadline, now, is_settled: settled };
+            handler.on_message(conn, msg);
+        });
+        if !is_request || is_settled.get() {
+            return;
+        }
+        let (code, text) = if is_fine {
+            (error_code::UNANSWERED, "the handler gave no answer")
+        } else {
+            (error_code::PANICKED, "the handler panicked")
+        };
+        self.state.send_last_error(id, head.id, code, text);
+    }
+
+    /// Why a request is not handled.
+    fn refusal(&self, id: ConnId) -> Option<(u32, &'static str)> {
+        let slot = self.state.get(id)?;
+        if slot.phase == Phase::Draining {
+            return Some((error_code::DRAINING, "no new requests are taken"));
+        }
+        if slot.link.requests_in_flight() >= slot.profile.config.max_requests {
+            return Some((error_code::BUSY, "too many requests are in flight"));
+        }
+        None
+    }
+
+    /// A call of ours has ended with what the peer says.
+    fn finish_call(
+        &mut self,
+        id: ConnId,
+        waiter: Waiter<H::Protocol>,
+        reply: Reply<'_>,
+        error: Option<RemoteError>,
+    ) {
+        let error = error.map(|RemoteError { code, text }| CallError::Remote { code, text });
+        match waiter {
+            Waiter::Cell(cell) => cell.end(match error {
+                Some(error) => Err(error),
+                None => Ok((reply.tag, reply.to_bytes())),
+            }),
+            Waiter::Callback(callback) => {
+                let result = error.map_or(Ok(reply), Err);
+                self.with_conn(id, |handler, conn| callback(handler.as_any(), conn, result));
+            }
+        }
+        // Draining waits for calls, too.
+        if self.state.get(id).is_some_and(|slot| slot.phase == Phase::Draining) {
+            self.state.mark_dirty(id);
+        }
+    }
+
+    /// Reads on after everything was said, so that what the peer still sends does not make the
+    /// system reset the connection and with it what we said last.
+    fn discard_input(&mut self, id: ConnId) {
+        let mut reader = std::mem::take(&mut self.reader.buf);
+        let mut budget = BYTES_PER_TURN;
+        while budget > 0 {
+            match self.sockets.read(id.slot(), &mut reader[..READ_CHUNK]) {
+                Ok(count) if count > 0 => budget = budget.saturating_sub(count),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Ok(_) | Err(_) => {
+                    self.state.doom(id, CloseReason::Closed);
+                    break;
+                }
+            }
+        }
+        if budget == 0 {
+            self.state.mark_ready(id);
+        }
+        self.reader.buf = reader;
+    }
+}

@@ -1,0 +1,255 @@
+//! What is sent, from callbacks and from the mailbox alike: messages, answers and calls.
+
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
+
+use super::slots::{Alarm, Phase, State, Waiter};
+use crate::{
+    CallId, ConnId,
+    body::Body,
+    core::connection::CallRefusal,
+    error::{CallError, CloseReason, Fate, SendError},
+    protocol::{Correlation, Head, Kind, Protocol},
+};
+
+/// The answer to a request.
+#[derive(Debug)]
+pub(crate) enum Answer<B> {
+    Reply(B),
+    Error { code: u32, text: String },
+}
+
+impl<P: Protocol> State<P> {
+    /// Sends a message that nobody answers, or keeps it while a dialled connection is down.
+    pub(crate) fn send(
+        &mut self,
+        id: ConnId,
+        wire_id: Option<P::Id>,
+        body: impl Body,
+    ) -> Result<(), SendError> {
+        self.catch_up(id);
+        let now = self.now;
+        let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
+            return Err(SendError::Closed);
+        };
+        let config = &slot.profile.config;
+        let (max, limit) = slot.link.body_limit(config);
+        let len = body.as_slice().len();
+        if len > max {
+            return Err(SendError::BodyTooLong { len, max, limit });
+        }
+        let tag = body.tag().unwrap_or(0);
+        if slot.is_down() {
+            let dial = slot.dial.as_mut().ok_or(SendError::Closed)?;
+            let max_cost = config.offline_bytes;
+            let is_kept = dial.offline.push(wire_id, tag, body.into_bytes(), max_cost, now);
+            return if is_kept { Ok(()) } else { Err(SendError::Offline) };
+        }
+        if !slot.is_up() {
+            return Err(SendError::Closed);
+        }
+        let wire_id = wire_id.unwrap_or_else(|| slot.link.next_push_id());
+        let head = Head { tag, ..Head::new(slot.link.push_kind(), wire_id) };
+        slot.link.push_frame(&head, body, &mut self.pool);
+        self.charge(id)
+    }
+
+    /// Queues a frame of the given head: an answer.
+    pub(crate) fn send_frame(
+        &mut self,
+        id: ConnId,
+        head: &Head<P::Id>,
+        body: impl Body,
+    ) -> Result<(), SendError> {
+        self.catch_up(id);
+        let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
+            return Err(SendError::Closed);
+        };
+        if !slot.is_up() {
+            return Err(SendError::Closed);
+        }
+        let (max, limit) = slot.link.body_limit(&slot.profile.config);
+        let len = body.as_slice().len();
+        if len > max {
+            return Err(SendError::BodyTooLong { len, max, limit });
+        }
+        slot.link.push_frame(head, body, &mut self.pool);
+        self.charge(id)
+    }
+
+    /// Queues an error as the answer to a request. Only a format that marks its replies has errors.
+    pub(crate) fn send_error(
+        &mut self,
+        id: ConnId,
+        request: P::Id,
+        code: u32,
+        text: &str,
+    ) -> Result<(), SendError> {
+        let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
+            return Err(SendError::Closed);
+        };
+        if slot.link.protocol.correlation() != Correlation::ByKind {
+            return Err(SendError::NotAwaited);
+        }
+        if !slot.is_up() {
+            return Err(SendError::Closed);
+        }
+        slot.link.push_error(request, code, text, &mut self.pool);
+        self.charge(id)
+    }
+
+    /// Queues an error as the answer to a request whose callback left none, although the connection
+    /// may be closing because of it.
+    pub(crate) fn send_last_error(&mut self, id: ConnId, request: P::Id, code: u32, text: &str) {
+        if let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id)
+            && (Phase::Open..=Phase::Closing).contains(&slot.phase)
+            && !slot.is_doomed
+        {
+            slot.link.push_error(request, code, text, &mut self.pool);
+            let _ = self.charge(id);
+        }
+    }
+
+    /// Answers a request that was deferred in this epoch.
+    pub(crate) fn respond(
+        &mut self,
+        id: ConnId,
+        epoch: u32,
+        request: &Head<P::Id>,
+        answer: Answer<impl Body>,
+    ) -> Result<(), SendError> {
+        let slot = self.get_mut(id).ok_or(SendError::Closed)?;
+        if slot.epoch != epoch {
+            return Err(SendError::Closed);
+        }
+        let is_marked = request.kind == Kind::Request;
+        let cancelled = slot.link.take_request(&request.id);
+        if is_marked && cancelled.is_none() {
+            return Err(SendError::NotAwaited);
+        }
+        if slot.phase == Phase::Draining {
+            self.mark_dirty(id);
+        }
+        match answer {
+            Answer::Reply(body) => {
+                let kind = if is_marked { Kind::Reply } else { Kind::Plain };
+                let tag = body.tag().unwrap_or(request.tag);
+                let sent = self.send_frame(id, &Head { tag, ..Head::new(kind, request.id) }, body);
+                if let Err(SendError::BodyTooLong { .. }) = &sent
+                    && is_marked
+                {
+                    let _ = self.send_error(id, request.id, 1, "the reply is too long");
+                }
+                sent
+            }
+            Answer::Error { code, text } => self.send_error(id, request.id, code, &text),
+        }
+    }
+
+    /// Keeps a request for an answer after its callback.
+    pub(crate) fn defer(&mut self, id: ConnId, request: &Head<P::Id>) -> Arc<AtomicBool> {
+        let is_cancelled = Arc::new(AtomicBool::new(false));
+        if request.kind == Kind::Request
+            && let Some(slot) = self.get_mut(id)
+        {
+            slot.link.defer(request.id, is_cancelled.clone());
+        }
+        is_cancelled
+    }
+
+    /// Starts a call, or says at once why not; the waiter is given back then.
+    pub(crate) fn call(
+        &mut self,
+        id: ConnId,
+        body: impl Body,
+        timeout: Duration,
+        waiter: Waiter<P>,
+    ) -> Result<CallId, (CallError, Waiter<P>)> {
+        self.catch_up(id);
+        let (first_call, now) = (self.first_call, self.now);
+        let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
+            return Err((gone(CloseReason::Closed), waiter));
+        };
+        let config = &slot.profile.config;
+        let down = || match slot.fate.as_deref() {
+            Some(reason) => gone(reason.clone()),
+            None => gone(slot.dial.as_ref().map_or(CloseReason::Closed, |dial| dial.reason())),
+        };
+        if !slot.is_up() {
+            return Err((down(), waiter));
+        }
+        let (max, limit) = slot.link.body_limit(config);
+        let len = body.as_slice().len();
+        if len > max {
+            return Err((CallError::BodyTooLong { len, max, limit }, waiter));
+        }
+        let (number, wire_id) = match slot.link.next_call(config, first_call) {
+            Ok(next) => next,
+            Err(refusal) => {
+                let protocol = slot.link.protocol.name();
+                return Err((refused(refusal, protocol), waiter));
+            }
+        };
+        let head = Head {
+            kind: slot.link.request_kind(),
+            id: wire_id,
+            tag: body.tag().unwrap_or(0),
+            millis: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX).max(1),
+        };
+        slot.link.push_call(number, &head, body, waiter, &mut self.pool);
+        if let Some(deadline) = now.checked_add(timeout) {
+            let key = self.wheel.insert(deadline, Alarm::Call(id, number));
+            if let Some(pending) = slot.link.call_mut(&wire_id) {
+                pending.timer = Some(key);
+            }
+        }
+        self.stats.calls_in_flight += 1;
+        // Past the hard limit the connection is doomed, and its calls end with it.
+        let _ = self.charge(id);
+        Ok(CallId(number))
+    }
+
+    /// Ends a call of ours before its answer, and tells the peer where the format can.
+    pub(crate) fn give_up(&mut self, id: ConnId, number: u64, is_timeout: bool) {
+        let Some(slot) = self.get_mut(id) else { return };
+        let Some(wire_id) = slot.link.call_id(number) else { return };
+        let Some(pending) = slot.link.take_call(&wire_id) else { return };
+        let is_marked = slot.link.protocol.correlation() == Correlation::ByKind;
+        let fate = self.fate_of(id, &pending);
+        if is_timeout {
+            self.stats.calls_timed_out += 1;
+        }
+        let error =
+            if is_timeout { CallError::Timeout { fate } } else { CallError::Cancelled { fate } };
+        self.end_call(id, pending, error);
+        if is_marked {
+            let _ = self.send_frame(id, &Head::new(Kind::Cancel, wire_id), &[][..]);
+        }
+        self.mark_dirty(id);
+    }
+}
+
+fn gone(reason: CloseReason) -> CallError {
+    CallError::Disconnected { reason, fate: Fate::NotSent }
+}
+
+fn refused(refusal: CallRefusal, protocol: &'static str) -> CallError {
+    match refusal {
+        CallRefusal::NoCalls => CallError::NoCalls { protocol },
+        CallRefusal::PeerDraining => CallError::PeerDraining,
+        CallRefusal::TooManyInFlight { limit } => CallError::TooManyInFlight { limit },
+        CallRefusal::IdsExhausted => CallError::IdsExhausted,
+    }
+}
+
+/// What a [`SendError`] means for a call.
+pub(crate) fn as_call_error(error: SendError) -> CallError {
+    match error {
+        SendError::Full | SendError::MailboxFull | SendError::SlowConsumer => CallError::QueueFull,
+        SendError::BodyTooLong { len, max, limit } => CallError::BodyTooLong { len, max, limit },
+        SendError::Stopped => CallError::Stopped { fate: Fate::NotSent },
+        SendError::Closed | SendError::Offline | SendError::NotAwaited => gone(CloseReason::Closed),
+    }
+}

@@ -1,0 +1,487 @@
+//! What the loop holds for each connection, and for all of them together.
+
+use std::{
+    any::Any,
+    collections::{BTreeSet, HashMap, VecDeque},
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, atomic::AtomicBool},
+    time::{Duration, Instant},
+};
+
+use slab::Slab;
+
+use super::{dial::Dial, fanout::Fanout, listen::ListenerState};
+use crate::{
+    Conn, ConnId, ListenerId,
+    call_cell::CallCell,
+    config::Config,
+    core::{
+        calls::Pending,
+        connection::{Connection, Role},
+        rng::Rng,
+        timer_wheel::{TimerKey, TimerWheel},
+        write_queue::QueuePool,
+    },
+    error::{CallError, CloseReason, Fate, SendError},
+    handle::Shared,
+    handler::Reply,
+    protocol::Protocol,
+    stats::Stats,
+};
+
+/// A connection as the loop has it.
+pub(crate) type Link<P> = Connection<P, Waiter<P>, Arc<AtomicBool>>;
+
+/// What a callback of a call is: given the handler, the connection and how the call ended.
+pub(crate) type Callback<P> =
+    Box<dyn FnOnce(&mut dyn Any, &mut Conn<'_, P>, Result<Reply<'_>, CallError>) + Send>;
+
+/// Who waits for the end of a call.
+pub(crate) enum Waiter<P: Protocol> {
+    /// Another thread, or a future.
+    Cell(Arc<CallCell>),
+    /// The loop itself.
+    Callback(Callback<P>),
+}
+
+/// What connections that were made alike share.
+#[derive(Debug)]
+pub(crate) struct Profile<P> {
+    pub(crate) protocol: P,
+    pub(crate) config: Config,
+}
+
+/// Where a connection is in its life.
+///
+/// ```text
+/// dialled:  Resolving ─▶ Connecting ─▶ Open          Waiting ─▶ Resolving …
+///               └─────────────┴──▶ Waiting (or gone)    ▲
+/// accepted:                        Open                 │ lost, to be dialled again
+///                                   │                   │
+///           Open ─▶ Draining ─▶ Closing ─▶ Lingering ─▶ gone
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    /// Dialled: its name is being looked up.
+    Resolving,
+    /// Dialled: an address is being tried.
+    Connecting,
+    /// Dialled: between two rounds of attempts.
+    Waiting,
+    /// Up.
+    Open,
+    /// No new work; what is in flight finishes.
+    Draining,
+    /// What is queued is written.
+    Closing,
+    /// All was written and the peer told; its end is awaited so that nothing is lost on the way.
+    Lingering,
+}
+
+/// One connection.
+pub(crate) struct Slot<P: Protocol> {
+    pub(crate) id: ConnId,
+    pub(crate) phase: Phase,
+    /// Counts the times that the connection was up; 0: not yet.
+    pub(crate) epoch: u32,
+    /// In the list of those to flush.
+    pub(crate) is_dirty: bool,
+    /// In the list of those to read.
+    pub(crate) is_ready: bool,
+    /// There may be something to read: an event said so, and no read has found the opposite.
+    pub(crate) is_readable: bool,
+    pub(crate) is_writable: bool,
+    /// The peer sends no more, as far as an event told.
+    pub(crate) is_read_closed: bool,
+    /// The end of what the peer sends was read.
+    pub(crate) is_eof: bool,
+    /// Whole frames wait in the connection's own buffer, which a budget or a pause left there.
+    pub(crate) has_input: bool,
+    /// The application paused reading.
+    pub(crate) is_paused: bool,
+    /// The write queue went above its high watermark and is not yet below the low one.
+    pub(crate) is_above: bool,
+    /// In the list of those to reap.
+    pub(crate) is_doomed: bool,
+    /// The handler knows that this epoch is up, and not yet that it has ended.
+    pub(crate) is_told: bool,
+    /// Not dialled again, whatever the policy says.
+    pub(crate) is_final: bool,
+    /// Why this epoch ends, once that is known.
+    pub(crate) fate: Option<Box<CloseReason>>,
+    pub(crate) link: Link<P>,
+    pub(crate) profile: Arc<Profile<P>>,
+    pub(crate) peer: SocketAddr,
+    pub(crate) listener: Option<ListenerId>,
+    /// The one timer of all deadlines of the connection, and when it fires.
+    pub(crate) watch: Option<(TimerKey, Instant)>,
+    /// What the board was last told that is queued.
+    pub(crate) published: i64,
+    pub(crate) data: Option<Box<dyn Any + Send>>,
+    pub(crate) groups: Vec<Arc<str>>,
+    pub(crate) timers: Vec<TimerKey>,
+    pub(crate) dial: Option<Box<Dial<P::Id>>>,
+}
+
+/// What a timer is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Alarm {
+    /// A deadline of the connection.
+    Watch(ConnId),
+    /// A call's timeout.
+    Call(ConnId, u64),
+    /// The application's.
+    User { token: u64, conn: Option<ConnId> },
+    /// The next step of dialling: an attempt is over its time, or the next round begins.
+    Dial(ConnId),
+    /// A listener has rested.
+    Accept(ListenerId),
+    /// Stopping has taken long enough.
+    Stop,
+}
+
+/// A call that ended while its callback could not be run.
+pub(crate) struct EndedCall<P: Protocol> {
+    pub(crate) conn: ConnId,
+    pub(crate) callback: Callback<P>,
+    pub(crate) error: CallError,
+}
+
+/// How far stopping has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum StopPhase {
+    Running,
+    /// Connections drain.
+    Stopping,
+    /// Every connection is gone.
+    Stopped,
+}
+
+/// All that the loop decides on, without the sockets.
+pub(crate) struct State<P: Protocol> {
+    pub(crate) slots: Slab<Slot<P>>,
+    pub(crate) wheel: TimerWheel<Alarm>,
+    pub(crate) pool: QueuePool,
+    pub(crate) shared: Arc<Shared<P>>,
+    /// Slots with something to write or to finish.
+    pub(crate) dirty: Vec<u32>,
+    /// Slots with something to read.
+    pub(crate) ready: VecDeque<u32>,
+    /// Streams that the application brought, to be opened.
+    pub(crate) arrivals: Vec<ConnId>,
+    /// Connections whose epoch ends.
+    pub(crate) doomed: Vec<ConnId>,
+    pub(crate) ended: Vec<EndedCall<P>>,
+    /// Messages that were accepted and found no connection, counted for each.
+    pub(crate) undelivered: Vec<(ConnId, u64)>,
+    pub(crate) fanouts: VecDeque<Fanout<P>>,
+    pub(crate) groups: HashMap<Arc<str>, BTreeSet<ConnId>>,
+    pub(crate) listeners: Vec<ListenerState<P>>,
+    pub(crate) next_listener: u32,
+    /// Connections of each address, where a listener bounds them.
+    pub(crate) per_peer: HashMap<IpAddr, usize>,
+    pub(crate) profiles: Vec<Arc<Profile<P>>>,
+    pub(crate) stats: Stats,
+    pub(crate) rng: Rng,
+    /// The time of this turn.
+    pub(crate) now: Instant,
+    pub(crate) stop: StopPhase,
+    pub(crate) stop_alarm: Option<TimerKey>,
+    pub(crate) stop_timeout: Duration,
+    pub(crate) max_connections: usize,
+    /// The type of the handler, for callbacks that name it.
+    pub(crate) handler_type: std::any::TypeId,
+    /// Where call numbers start in tests of their end.
+    pub(crate) first_call: Option<u64>,
+}
+
+impl<P: Protocol> Slot<P> {
+    /// Whether messages may be read and handled.
+    pub(crate) fn can_read(&self) -> bool {
+        matches!(self.phase, Phase::Open | Phase::Draining)
+            && !self.is_paused
+            && !self.is_above
+            && !self.is_doomed
+            && !self.is_eof
+    }
+
+    /// Whether something may be sent.
+    pub(crate) fn is_up(&self) -> bool {
+        matches!(self.phase, Phase::Open | Phase::Draining) && !self.is_doomed
+    }
+
+    /// Dialled, and not up.
+    pub(crate) fn is_down(&self) -> bool {
+        self.phase < Phase::Open && !self.is_final
+    }
+
+    pub(crate) fn is_dialled(&self) -> bool {
+        self.link.role() == Role::Dialled
+    }
+}
+
+impl<P: Protocol> State<P> {
+    pub(crate) fn get(&self, id: ConnId) -> Option<&Slot<P>> {
+        self.slots.get(id.slot() as usize).filter(|slot| slot.id == id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: ConnId) -> Option<&mut Slot<P>> {
+        self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id)
+    }
+
+    /// Settings and protocol that connections share, found again where they are the same.
+    pub(crate) fn profile(&mut self, protocol: &P, config: &Config) -> Arc<Profile<P>> {
+        let is_same =
+            |profile: &&Arc<Profile<P>>| profile.protocol == *protocol && profile.config == *config;
+        if let Some(profile) = self.profiles.iter().find(is_same) {
+            return profile.clone();
+        }
+        // Those that no connection uses any more make room.
+        self.profiles.retain(|profile| Arc::strong_count(profile) > 1);
+        let profile = Arc::new(Profile { protocol: protocol.clone(), config: config.clone() });
+        self.profiles.push(profile.clone());
+        profile
+    }
+
+    /// Takes a slot for a new connection.
+    pub(crate) fn insert(
+        &mut self,
+        profile: Arc<Profile<P>>,
+        role: Role,
+        phase: Phase,
+        peer: SocketAddr,
+    ) -> ConnId {
+        let entry = self.slots.vacant_entry();
+        let slot = u32::try_from(entry.key()).expect("descriptors are fewer than 2^32");
+        let board = &self.shared.board;
+        let id = ConnId::new(slot, board.open(slot, profile.config.high_watermark));
+        let salt = self.rng.next();
+        let protocol = profile.protocol.clone();
+        let link = Link::new(protocol, role, &profile.config, salt, self.now);
+        board.set_max_body(slot, link.body_limit(&profile.config));
+        entry.insert(Slot {
+            id,
+            phase,
+            epoch: 0,
+            is_dirty: false,
+            is_ready: false,
+            is_readable: false,
+            is_writable: false,
+            is_read_closed: false,
+            is_eof: false,
+            has_input: false,
+            is_paused: false,
+            is_above: false,
+            is_doomed: false,
+            is_told: false,
+            is_final: false,
+            fate: None,
+            link,
+            profile,
+            peer,
+            listener: None,
+            watch: None,
+            published: 0,
+            data: None,
+            groups: Vec::new(),
+            timers: Vec::new(),
+            dial: None,
+        });
+        self.stats.connections += 1;
+        id
+    }
+
+    /// Flushes the connection, or finishes closing it, in this turn.
+    pub(crate) fn mark_dirty(&mut self, id: ConnId) {
+        if let Some(slot) = self.get_mut(id)
+            && !slot.is_dirty
+        {
+            slot.is_dirty = true;
+            self.dirty.push(id.slot());
+        }
+    }
+
+    /// Reads from the connection when its turn comes.
+    pub(crate) fn mark_ready(&mut self, id: ConnId) {
+        if let Some(slot) = self.get_mut(id)
+            && !slot.is_ready
+        {
+            slot.is_ready = true;
+            self.ready.push_back(id.slot());
+        }
+    }
+
+    /// Sets the connection's timer for its next deadline, if that is sooner than it is set for.
+    pub(crate) fn watch(&mut self, id: ConnId) {
+        let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
+            return;
+        };
+        let Some(deadline) = slot.link.poll_timeout(&slot.profile.config) else { return };
+        match slot.watch {
+            Some((_, set_for)) if set_for <= deadline => return,
+            Some((key, _)) => {
+                self.wheel.cancel(key);
+            }
+            None => {}
+        }
+        slot.watch = Some((self.wheel.insert(deadline, Alarm::Watch(id)), deadline));
+    }
+
+    /// Accounts for a frame that was queued, and sees whether a limit is passed.
+    #[inline]
+    pub(crate) fn charge(&mut self, id: ConnId) -> Result<(), SendError> {
+        let Some(slot) = self.slots.get_mut(id.slot() as usize) else { return Ok(()) };
+        let config = &slot.profile.config;
+        let queued = slot.link.queued_cost();
+        if queued > config.high_watermark && !slot.is_above {
+            slot.is_above = true;
+            self.shared.board.set_full(id, true);
+        }
+        if queued > config.hard_limit {
+            let limit = config.hard_limit;
+            self.stats.slow_consumers += 1;
+            self.doom(id, CloseReason::SlowConsumer { queued, limit });
+            return Err(SendError::SlowConsumer);
+        }
+        self.mark_dirty(id);
+        Ok(())
+    }
+
+    /// Ends the epoch of a connection in this turn, without flushing. The first reason counts.
+    pub(crate) fn doom(&mut self, id: ConnId, reason: CloseReason) {
+        let Some(slot) = self.get_mut(id) else { return };
+        slot.fate.get_or_insert_with(|| Box::new(reason));
+        if !slot.is_doomed {
+            slot.is_doomed = true;
+            self.doomed.push(id);
+        }
+    }
+
+    /// Closes a connection: what is queued is flushed first (`Closing`), or what is in flight is
+    /// finished, too (`Draining`). Repeated, it can only get stricter.
+    pub(crate) fn close(&mut self, id: ConnId, phase: Phase, reason: CloseReason) {
+        self.catch_up(id);
+        let now = self.now;
+        let Some(slot) = self.get_mut(id) else { return };
+        if slot.phase < Phase::Open {
+            self.doom(id, reason);
+            return;
+        }
+        if slot.phase >= phase {
+            return;
+        }
+        let is_first = slot.phase == Phase::Open;
+        slot.phase = phase;
+        slot.fate.get_or_insert_with(|| Box::new(reason));
+        let by = now.checked_add(slot.profile.config.close_timeout);
+        slot.link.close_by = slot.link.close_by.or(by);
+        if is_first || phase == Phase::Closing {
+            self.mark_dirty(id);
+            self.watch(id);
+        }
+        if phase == Phase::Closing {
+            self.end_calls(id);
+        }
+    }
+
+    /// The peer takes no new requests; it will close, and then that is why.
+    pub(crate) fn handle_goaway(&mut self, id: ConnId, text: String, redial_after: Duration) {
+        let Some(slot) = self.get_mut(id) else { return };
+        slot.fate.get_or_insert_with(|| Box::new(CloseReason::PeerGoaway { text }));
+        if let Some(dial) = &mut slot.dial {
+            dial.redial_after = redial_after;
+        }
+    }
+
+    /// Ends every call of an epoch that is over, with the reason of its end.
+    pub(crate) fn end_calls(&mut self, id: ConnId) {
+        let Some(slot) = self.get_mut(id) else { return };
+        let reason = slot.fate.as_deref().cloned().unwrap_or(CloseReason::Aborted);
+        let calls = slot.link.take_calls();
+        for pending in calls {
+            let fate = self.fate_of(id, &pending);
+            let error = match &reason {
+                CloseReason::Stopped => CallError::Stopped { fate },
+                reason => CallError::Disconnected { reason: reason.clone(), fate },
+            };
+            self.end_call(id, pending, error);
+        }
+    }
+
+    /// Whether a call's request may have reached the peer.
+    pub(crate) fn fate_of(&self, id: ConnId, pending: &Pending<Waiter<P>>) -> Fate {
+        match self.get(id) {
+            Some(slot) if slot.link.may_be_handled(pending) => Fate::MaybeSent,
+            _ => Fate::NotSent,
+        }
+    }
+
+    /// Ends a call that was taken out of the pending table; a callback runs later in this turn.
+    pub(crate) fn end_call(&mut self, id: ConnId, pending: Pending<Waiter<P>>, error: CallError) {
+        if let Some(key) = pending.timer {
+            self.wheel.cancel(key);
+        }
+        self.stats.calls_in_flight -= 1;
+        match pending.waiter {
+            Waiter::Cell(cell) => cell.end(Err(error)),
+            Waiter::Callback(callback) => self.ended.push(EndedCall { conn: id, callback, error }),
+        }
+    }
+
+    /// Gives a slot back. Nothing of the connection is left anywhere after this.
+    pub(crate) fn discard(&mut self, id: ConnId) {
+        self.cancel_dial_alarm(id);
+        if self.get(id).is_none() {
+            return;
+        }
+        let mut slot = self.slots.remove(id.slot() as usize);
+        for key in slot.timers.drain(..).chain(slot.watch.map(|(key, _)| key)) {
+            self.wheel.cancel(key);
+        }
+        for group in &slot.groups {
+            self.leave_group(id, group);
+        }
+        if let Some(listener) = slot.listener {
+            let is_counted = slot.profile.config.max_connections_per_peer.is_some();
+            self.release_accepted(listener, slot.peer.ip(), is_counted);
+        }
+        if let Some(queue) = slot.link.out.take() {
+            self.pool.give(queue);
+        }
+        self.shared.board.queued(id.slot(), -slot.published);
+        self.shared.board.close(id, slot.profile.config.high_watermark);
+        self.stats.connections -= 1;
+    }
+
+    /// Takes a connection out of a group.
+    pub(crate) fn leave_group(&mut self, id: ConnId, group: &str) {
+        if let Some(members) = self.groups.get_mut(group) {
+            members.remove(&id);
+            if members.is_empty() {
+                self.groups.remove(group);
+            }
+        }
+    }
+
+    /// Notes that an accepted message found no connection.
+    pub(crate) fn note_undelivered(&mut self, id: ConnId, messages: u64) {
+        self.stats.undelivered += messages;
+        match self.undelivered.last_mut() {
+            Some((last, count)) if *last == id => *count += messages,
+            _ => self.undelivered.push((id, messages)),
+        }
+    }
+
+    /// Whether a turn would find something to do without waiting.
+    pub(crate) fn has_work(&self) -> bool {
+        !self.ready.is_empty()
+            || !self.dirty.is_empty()
+            || !self.arrivals.is_empty()
+            || !self.doomed.is_empty()
+            || !self.ended.is_empty()
+            || !self.fanouts.is_empty()
+            || !self.undelivered.is_empty()
+            || self.listeners.iter().any(|listener| listener.is_ready)
+            || self.wheel.has_due()
+    }
+}

@@ -1,0 +1,378 @@
+//! One turn of the loop.
+//!
+//! The numbers are those of `docs/design.md`.
+
+use std::{
+    any::Any,
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::{Duration, Instant},
+};
+
+use super::{
+    commands::Backlog,
+    net::{Event, Net},
+    read::Reader,
+    slots::{Alarm, Phase, State, StopPhase},
+    sockets::{Named, SocketTable},
+};
+use crate::{
+    CloseReason, Conn, ConnId, Context, Error, Handler, Incident, TimerId, error::NetworkError,
+    handler::Timer,
+};
+
+/// Timers that run in one turn. A million at the same tick must not keep the sockets waiting.
+const TIMERS_PER_TURN: usize = 1024;
+
+/// The reactor on one kind of network.
+pub(crate) struct Engine<H: Handler, N: Net> {
+    pub(crate) handler: H,
+    pub(crate) state: State<H::Protocol>,
+    pub(crate) sockets: SocketTable<N>,
+    pub(super) backlog: Backlog<H::Protocol>,
+    pub(super) reader: Reader,
+    events: Vec<Event>,
+    has_started: bool,
+}
+
+impl<H: Handler, N: Net> Engine<H, N> {
+    pub(super) fn new(handler: H, state: State<H::Protocol>, net: N) -> Self {
+        Self {
+            handler,
+            state,
+            sockets: SocketTable::new(net),
+            backlog: Backlog::default(),
+            reader: Reader::default(),
+            events: Vec::new(),
+            has_started: false,
+        }
+    }
+
+    /// One pass. Waits for up to `max_wait` (`None`: for ever) if there is nothing to do.
+    pub(crate) fn turn(&mut self, max_wait: Option<Duration>) -> Result<(), Error> {
+        if !self.has_started {
+            self.start();
+        }
+        // 1. How long to wait: not at all if work is left over, else until the next deadline.
+        let timeout = self.timeout(max_wait);
+        // 2. Wait for readiness.
+        self.events.clear();
+        let polled = self.sockets.net.poll(&mut self.events, timeout);
+        self.state.shared.mailbox.wake_up();
+        polled?;
+        // 3. Read the clock, once.
+        self.state.now = self.sockets.net.now();
+        let began = self.state.now;
+        // 4. What other threads ask for.
+        self.run_commands();
+        // 5. Sockets.
+        self.handle_events();
+        self.accept_all();
+        self.open_arrivals();
+        self.read_all();
+        // 6. Timers that are due. After the sockets: a reply that is here beats its own deadline.
+        self.run_timers();
+        // 7. One write for all that a connection has to send.
+        self.flush_all();
+        // 8. Connections that ended.
+        self.reap_all();
+        self.finish_stop();
+        self.publish(began);
+        Ok(())
+    }
+
+    fn timeout(&self, max_wait: Option<Duration>) -> Option<Duration> {
+        if max_wait == Some(Duration::ZERO) || self.has_work() {
+            return Some(Duration::ZERO);
+        }
+        let due_in = self.state.wheel.next_wake().map(|at| {
+            // Rounded up to what the system can wait for, so that the loop does not spin until then.
+            let wait = at.saturating_duration_since(self.state.now);
+            Duration::from_millis(
+                u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX),
+            )
+        });
+        let wait = match (due_in, max_wait) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        if wait != Some(Duration::ZERO) && !self.state.shared.mailbox.fall_asleep() {
+            return Some(Duration::ZERO);
+        }
+        wait
+    }
+
+    /// The caller may wait elsewhere until the next turn: posts must wake the poll from now on.
+    pub(crate) fn rest(&self) {
+        if !self.has_work() && !self.state.shared.mailbox.fall_asleep() {
+            self.sockets.net.waker().wake();
+        }
+    }
+
+    pub(crate) fn has_work(&self) -> bool {
+        self.state.has_work() || !self.backlog.is_empty()
+    }
+
+    /// When the next turn has something to do without an event.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        if self.has_work() || !self.has_started {
+            return Some(self.state.now);
+        }
+        self.state.wheel.next_wake()
+    }
+
+    fn start(&mut self) {
+        self.has_started = true;
+        self.state.now = self.sockets.net.now();
+        self.with_context("on_start", |handler, cx| handler.on_start(cx));
+    }
+
+    fn handle_events(&mut self) {
+        let events = std::mem::take(&mut self.events);
+        for event in &events {
+            match Named::from(event.token) {
+                Named::Listener(id) => {
+                    if let Some(listener) = self.state.listener_mut(id) {
+                        listener.is_ready = true;
+                    }
+                }
+                Named::Conn(id) => self.handle_event(id, *event),
+            }
+        }
+        self.events = events;
+    }
+
+    fn handle_event(&mut self, id: ConnId, event: Event) {
+        let Some(slot) = self.state.get_mut(id) else { return };
+        if slot.phase < Phase::Open {
+            if slot.phase == Phase::Connecting && slot.is_dialled() {
+                self.handle_connect(id);
+            }
+            // What has arrived with the connect is read now: the event for it is this one.
+            let Some(slot) = self.state.get_mut(id) else { return };
+            slot.is_readable |= event.readable;
+            slot.is_read_closed |= event.read_closed;
+            if slot.phase < Phase::Open || !event.readable {
+                return;
+            }
+        }
+        let Some(slot) = self.state.get_mut(id) else { return };
+        slot.is_read_closed |= event.read_closed;
+        if event.writable {
+            slot.is_writable = true;
+            if slot.link.has_output() {
+                self.state.mark_dirty(id);
+            }
+        }
+        if event.readable
+            && let Some(slot) = self.state.get_mut(id)
+        {
+            slot.is_readable = true;
+            self.state.mark_ready(id);
+        }
+    }
+
+    /// A connect may be decided.
+    fn handle_connect(&mut self, id: ConnId) {
+        let Some((net, stream)) = self.sockets.stream(id.slot()) else { return };
+        match net.connected(stream) {
+            Ok(None) => {}
+            Ok(Some(peer)) => {
+                if let Some(slot) = self.state.get_mut(id) {
+                    slot.peer = peer;
+                }
+                self.state.dial_succeeded(id);
+                self.state.stats.dialled += 1;
+                self.open(id);
+            }
+            Err(error) => self.context().fail_attempt(id, NetworkError::from(&error)),
+        }
+    }
+
+    fn open_arrivals(&mut self) {
+        for id in std::mem::take(&mut self.state.arrivals) {
+            self.open(id);
+        }
+    }
+
+    /// A connection is up: says so to the peer, then to the handler, then what was kept for it.
+    pub(super) fn open(&mut self, id: ConnId) {
+        let State { slots, pool, now, .. } = &mut self.state;
+        let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
+            return;
+        };
+        slot.phase = Phase::Open;
+        slot.epoch += 1;
+        slot.is_told = true;
+        slot.is_writable = true;
+        slot.link.open(&slot.profile.config, pool, *now);
+        self.state.mark_dirty(id);
+        self.state.watch(id);
+        self.with_conn(id, |handler, conn| handler.on_connect(conn));
+        self.send_kept(id);
+    }
+
+    /// Sends what waited for the connection, but what is too old.
+    fn send_kept(&mut self, id: ConnId) {
+        let now = self.state.now;
+        let Some(slot) = self.state.get_mut(id) else { return };
+        let max_age = slot.profile.config.offline_age;
+        let Some(dial) = &mut slot.dial else { return };
+        if dial.offline.len() == 0 {
+            return;
+        }
+        let mut offline = std::mem::take(&mut dial.offline);
+        let (mut lost, _) = offline.expire(max_age, now);
+        while let Some(kept) = offline.pop() {
+            let sent = self.state.send(id, kept.id, crate::Tagged(kept.tag, kept.body));
+            lost += u64::from(sent.is_err());
+        }
+        if lost > 0 {
+            self.state.note_undelivered(id, lost);
+        }
+    }
+
+    fn run_timers(&mut self) {
+        self.state.wheel.advance(self.state.now);
+        for _ in 0..TIMERS_PER_TURN {
+            let Some((key, alarm)) = self.state.wheel.pop_due() else { return };
+            match alarm {
+                Alarm::Watch(id) => self.on_watch(id),
+                Alarm::Call(id, number) => self.state.give_up(id, number, true),
+                Alarm::User { token, conn } => {
+                    if let Some(slot) = conn.and_then(|id| self.state.get_mut(id)) {
+                        slot.timers.retain(|other| *other != key);
+                    }
+                    let timer = Timer { id: TimerId(key), token, conn };
+                    self.with_context("on_timer", |handler, cx| handler.on_timer(cx, timer));
+                }
+                Alarm::Dial(id) => self.context().on_dial_alarm(id),
+                Alarm::Accept(id) => self.state.on_accept_alarm(id),
+                Alarm::Stop => self.cut_stop(),
+            }
+        }
+    }
+
+    /// A deadline of the connection may be due.
+    fn on_watch(&mut self, id: ConnId) {
+        let State { slots, pool, now, .. } = &mut self.state;
+        let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
+            return;
+        };
+        slot.watch = None;
+        if slot.phase < Phase::Open {
+            return;
+        }
+        if slot.link.close_by.is_some_and(|by| *now >= by) {
+            self.state.doom(id, CloseReason::Closed);
+            return;
+        }
+        // Bytes that wait to be read are life, although nobody has looked at them yet.
+        if slot.is_readable && !slot.can_read() || slot.is_ready || slot.has_input {
+            slot.link.handle_bytes(0, *now);
+        }
+        match slot.link.handle_timeout(&slot.profile.config, pool, *now) {
+            Some(reason @ (CloseReason::WriteStalled(_) | CloseReason::IdleTimeout(_))) => {
+                self.state.doom(id, reason);
+            }
+            Some(reason) => self.state.close(id, Phase::Closing, reason),
+            None => {
+                if slot.link.has_output() {
+                    self.state.mark_dirty(id);
+                }
+            }
+        }
+        self.state.watch(id);
+    }
+
+    fn publish(&mut self, began: Instant) {
+        self.state.stats.turns += 1;
+        if self.state.stats.turns % 64 == 0 {
+            let took = self.sockets.net.now().saturating_duration_since(began);
+            let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            self.state.stats.longest_turn_us = self.state.stats.longest_turn_us.max(micros);
+        }
+        self.state.shared.stats.publish(&self.state.stats);
+    }
+
+    // ---- callbacks ----
+
+    /// The loop without the handler.
+    pub(crate) fn context(&mut self) -> Context<'_, H::Protocol> {
+        Context { state: &mut self.state, sockets: &mut self.sockets }
+    }
+
+    /// Runs a callback for a connection. One that panics closes it. Whether it returned.
+    #[inline]
+    pub(super) fn with_conn(
+        &mut self,
+        id: ConnId,
+        callback: impl FnOnce(&mut H, &mut Conn<'_, H::Protocol>),
+    ) -> bool {
+        let cx = Context { state: &mut self.state, sockets: &mut self.sockets };
+        let mut conn = Conn { cx, id };
+        let handler = &mut self.handler;
+        match catch_unwind(AssertUnwindSafe(|| callback(handler, &mut conn))) {
+            Ok(()) => true,
+            Err(panic) => {
+                let text = panic_text(&*panic);
+                log::error!("a callback of connection {id} panicked: {text}");
+                self.state.stats.panics += 1;
+                self.state.close(id, Phase::Closing, CloseReason::Panicked(text));
+                false
+            }
+        }
+    }
+
+    /// Runs a callback that is for no connection.
+    pub(super) fn with_context(
+        &mut self,
+        name: &'static str,
+        callback: impl FnOnce(&mut H, &mut Context<'_, H::Protocol>),
+    ) {
+        let mut cx = Context { state: &mut self.state, sockets: &mut self.sockets };
+        let handler = &mut self.handler;
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| callback(handler, &mut cx))) {
+            let text = panic_text(&*panic);
+            log::error!("{name} panicked: {text}");
+            self.state.stats.panics += 1;
+            if name != "on_error" {
+                self.report(&Incident::Panicked { callback: name, text });
+            }
+        }
+    }
+
+    pub(super) fn report(&mut self, incident: &Incident) {
+        self.with_context("on_error", |handler, cx| handler.on_error(cx, incident));
+    }
+
+    pub(crate) const fn is_stopped(&self) -> bool {
+        matches!(self.state.stop, StopPhase::Stopped)
+    }
+}
+
+/// The message of a panic.
+fn panic_text(panic: &(dyn Any + Send)) -> String {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = panic.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "a value that is no text".to_owned()
+    }
+}
+
+/// A loop that ends with work left fails every call, so that nobody waits for ever.
+impl<H: Handler, N: Net> Drop for Engine<H, N> {
+    fn drop(&mut self) {
+        self.backlog.fail(self.state.shared.mailbox.close());
+        let ids: Vec<_> = self.state.slots.iter().map(|(_, slot)| slot.id).collect();
+        for id in ids {
+            self.state.doom(id, CloseReason::Stopped);
+            self.state.end_calls(id);
+            self.state.discard(id);
+        }
+        // Callbacks that would need the handler are dropped: it can't be called any more.
+        self.state.ended.clear();
+        self.sockets.close_all();
+    }
+}
