@@ -39,8 +39,49 @@ struct Entry {
     is_peers: AtomicU32,
 }
 
+/// The connection exists.
 const OPEN: u64 = 1;
+/// Its queue is above the high watermark.
 const FULL: u64 = 2;
+/// It was dialled, and is not up.
+const DOWN: u64 = 4;
+
+/// What the loop says of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Published {
+    pub(crate) link: LinkState,
+    /// The most that may be queued.
+    pub(crate) capacity: usize,
+    /// What the loop holds queued.
+    pub(crate) queued: usize,
+}
+
+/// How a connection is, to a sender.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum LinkState {
+    #[default]
+    Closed,
+    Down,
+    Up,
+    Full,
+}
+
+impl LinkState {
+    const fn flags(self) -> u64 {
+        match self {
+            Self::Closed => 0,
+            Self::Down => OPEN | DOWN,
+            Self::Up => OPEN,
+            Self::Full => OPEN | FULL,
+        }
+    }
+}
+
+impl Published {
+    fn room(self) -> i64 {
+        signed(self.capacity) - signed(self.queued)
+    }
+}
 
 impl Board {
     pub(crate) fn new() -> Self {
@@ -61,28 +102,32 @@ impl Board {
 
     // ---- the loop's side ----
 
-    /// Opens the slot for a new connection, and gives its generation.
-    pub(crate) fn open(&self, slot: u32, high_watermark: usize) -> u32 {
+    /// Takes the slot for a new connection, and gives its generation. Nothing is accepted for it
+    /// before the first [`publish`](Self::publish).
+    pub(crate) fn open(&self, slot: u32) -> u32 {
         let entry = self.entry_or_new(slot);
         let generation =
             ((entry.state.load(Ordering::Relaxed) >> 32) as u32).wrapping_add(1).max(1);
-        entry.room.fetch_add(signed(high_watermark), Ordering::Relaxed);
-        entry.state.store(u64::from(generation) << 32 | OPEN, Ordering::Release);
+        entry.state.store(u64::from(generation) << 32, Ordering::Release);
         generation
     }
 
     /// The connection is gone; its share of the room goes with it.
-    pub(crate) fn close(&self, id: ConnId, high_watermark: usize) {
-        let entry = self.entry_or_new(id.slot());
-        entry.state.store(u64::from(id.generation()) << 32, Ordering::Release);
-        entry.room.fetch_sub(signed(high_watermark), Ordering::Relaxed);
+    pub(crate) fn close(&self, id: ConnId, last: Published) {
+        self.publish(id, last, Published::default());
     }
 
-    /// Says whether the queue is above its high watermark.
-    pub(crate) fn set_full(&self, id: ConnId, is_full: bool) {
-        let flags = if is_full { OPEN | FULL } else { OPEN };
-        let state = u64::from(id.generation()) << 32 | flags;
-        self.entry_or_new(id.slot()).state.store(state, Ordering::Release);
+    /// Says how the connection is now, and was when it was last said.
+    pub(crate) fn publish(&self, id: ConnId, before: Published, now: Published) {
+        let entry = self.entry_or_new(id.slot());
+        let difference = now.room() - before.room();
+        if difference != 0 {
+            entry.room.fetch_add(difference, Ordering::Relaxed);
+        }
+        if now.link != before.link {
+            let state = u64::from(id.generation()) << 32 | now.link.flags();
+            entry.state.store(state, Ordering::Release);
+        }
     }
 
     pub(crate) fn set_max_body(&self, slot: u32, (max, by): (usize, LimitBy)) {
@@ -91,19 +136,17 @@ impl Board {
         entry.is_peers.store(u32::from(by == LimitBy::Peer), Ordering::Relaxed);
     }
 
-    /// What the loop holds for this slot grew by so much, or shrank; also takes over what was
-    /// posted, as a shrinking.
-    pub(crate) fn queued(&self, slot: u32, difference: i64) {
-        if difference != 0 {
-            self.entry_or_new(slot).room.fetch_sub(difference, Ordering::Relaxed);
-        }
-    }
-
     // ---- any thread's side ----
 
     /// Whether the connection exists.
     pub(crate) fn is_open(&self, id: ConnId) -> bool {
         self.entry(id.slot()).is_some_and(|entry| entry.is_open(id))
+    }
+
+    /// Whether the connection is up.
+    pub(crate) fn is_up(&self, id: ConnId) -> bool {
+        let entry = self.entry(id.slot()).filter(|entry| entry.is_open(id));
+        entry.is_some_and(|entry| entry.state.load(Ordering::Relaxed) & DOWN == 0)
     }
 
     /// Whether a body of this length could be sent, room aside.
@@ -117,12 +160,16 @@ impl Board {
         let entry = self.entry(id.slot()).filter(|entry| entry.is_open(id));
         let entry = entry.ok_or(SendError::Closed)?;
         entry.check_len(len)?;
-        if entry.state.load(Ordering::Relaxed) & FULL != 0 {
+        let state = entry.state.load(Ordering::Relaxed);
+        if state & FULL != 0 {
             return Err(SendError::Full);
         }
-        if entry.room.fetch_sub(signed(cost), Ordering::Relaxed) <= 0 {
+        // A connection that is up may take one message over its watermark; what is kept for one that
+        // is down has to fit.
+        let least = if state & DOWN == 0 { 1 } else { signed(cost) };
+        if entry.room.fetch_sub(signed(cost), Ordering::Relaxed) < least {
             entry.room.fetch_add(signed(cost), Ordering::Relaxed);
-            return Err(SendError::Full);
+            return Err(if state & DOWN == 0 { SendError::Full } else { SendError::Offline });
         }
         Ok(())
     }
@@ -173,9 +220,12 @@ fn signed(cost: usize) -> i64 {
 mod tests {
     use super::*;
 
-    fn id(slot: u32, board: &Board) -> ConnId {
-        let id = ConnId::new(slot, board.open(slot, 100));
+    const UP: Published = Published { link: LinkState::Up, capacity: 100, queued: 0 };
+
+    fn open(slot: u32, board: &Board) -> ConnId {
+        let id = ConnId::new(slot, board.open(slot));
         board.set_max_body(slot, (1000, LimitBy::Us));
+        board.publish(id, Published::default(), UP);
         id
     }
 
@@ -192,10 +242,10 @@ mod tests {
     #[test]
     fn stale_id_is_refused_after_the_slot_was_reused() {
         let board = Board::new();
-        let old = id(7, &board);
-        board.close(old, 100);
+        let old = open(7, &board);
+        board.close(old, UP);
         assert_eq!(board.reserve(old, 0, 1), Err(SendError::Closed));
-        let new = id(7, &board);
+        let new = open(7, &board);
         assert_ne!(old, new);
         assert_eq!(board.reserve(old, 0, 1), Err(SendError::Closed));
         assert_eq!(board.reserve(new, 0, 1), Ok(()));
@@ -204,7 +254,7 @@ mod tests {
     #[test]
     fn posts_are_refused_when_the_room_is_used_up() {
         let board = Board::new();
-        let id = id(0, &board);
+        let id = open(0, &board);
         assert_eq!(board.reserve(id, 0, 60), Ok(()));
         assert_eq!(board.reserve(id, 0, 60), Ok(()));
         assert_eq!(board.reserve(id, 0, 60), Err(SendError::Full));
@@ -213,23 +263,46 @@ mod tests {
     }
 
     #[test]
+    fn queue_above_its_watermark_refuses_until_it_is_below_the_low_one() {
+        let board = Board::new();
+        let id = open(0, &board);
+        let full = Published { link: LinkState::Full, queued: 50, ..UP };
+        board.publish(id, UP, full);
+        assert_eq!(board.reserve(id, 0, 1), Err(SendError::Full));
+        board.publish(id, full, UP);
+        assert_eq!(board.reserve(id, 0, 1), Ok(()));
+    }
+
+    #[test]
+    fn what_is_kept_for_a_connection_that_is_down_has_to_fit() {
+        let board = Board::new();
+        let id = open(0, &board);
+        let down = Published { link: LinkState::Down, capacity: 50, queued: 0 };
+        board.publish(id, UP, down);
+        assert!(board.is_open(id) && !board.is_up(id));
+        assert_eq!(board.reserve(id, 0, 51), Err(SendError::Offline));
+        assert_eq!(board.reserve(id, 0, 50), Ok(()));
+        assert_eq!(board.reserve(id, 0, 1), Err(SendError::Offline));
+    }
+
+    #[test]
     fn room_adds_up_over_the_generations_of_a_slot() {
         let board = Board::new();
-        let old = id(0, &board);
+        let old = open(0, &board);
         board.reserve(old, 0, 30).unwrap();
-        board.close(old, 100);
-        let new = id(0, &board);
+        board.close(old, UP);
+        let new = open(0, &board);
         assert_eq!(board.room(0), 70);
         board.release(0, 30);
         assert_eq!(board.room(0), 100);
-        board.close(new, 100);
+        board.close(new, UP);
         assert_eq!(board.room(0), 0);
     }
 
     #[test]
     fn long_body_names_whose_limit_it_is() {
         let board = Board::new();
-        let id = id(0, &board);
+        let id = open(0, &board);
         board.set_max_body(0, (10, LimitBy::Peer));
         let refused = board.reserve(id, 11, 1);
         let expected = SendError::BodyTooLong { len: 11, max: 10, limit: LimitBy::Peer };

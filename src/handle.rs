@@ -14,8 +14,8 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    Audience, Body, CallError, CallId, Config, ConnId, Context, Error, Handler, ListenerId,
-    SendError, Stats, Target,
+    Audience, Body, CallError, CallId, CloseReason, Config, ConnId, Context, Error, Handler,
+    ListenerId, SendError, Stats, Target,
     board::Board,
     call_cell::CallCell,
     core::write_queue::FRAME_OVERHEAD,
@@ -288,6 +288,47 @@ impl<P: Protocol> Handle<P> {
         self.ask(move |cx| cx.connect_target(target, &protocol, &config))?
     }
 
+    /// Dials, and blocks until the connection is up, or its first round of attempts has failed.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect); [`Error::Io`] if the target can't be reached, and the connection
+    /// is gone then.
+    pub fn connect_and_wait<T>(
+        &self,
+        target: T,
+        protocol: &P,
+        config: &Config,
+    ) -> Result<ConnId, Error>
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+    {
+        self.dial_and_wait(target.try_into()?, protocol, config)
+    }
+
+    pub(crate) fn dial_and_wait(
+        &self,
+        target: Target,
+        protocol: &P,
+        config: &Config,
+    ) -> Result<ConnId, Error> {
+        let (protocol, config) = (protocol.clone(), config.clone());
+        self.put(move |cx: &mut Context<'_, P>, asker| {
+            match cx.connect_target(target, &protocol, &config) {
+                Ok(conn) => cx.state.awaited.push((
+                    conn,
+                    Box::new(move |failure: Option<CloseReason>| {
+                        asker.answer(Some(
+                            failure.map_or(Ok(conn), |why| Err(Error::Io(why.into()))),
+                        ));
+                    }),
+                )),
+                Err(error) => asker.answer(Some(Err(error))),
+            }
+        })?
+    }
+
     /// Runs a closure on the loop, some time later.
     ///
     /// # Errors
@@ -332,19 +373,26 @@ impl<P: Protocol> Handle<P> {
         &self,
         closure: impl FnOnce(&mut Context<'_, P>) -> T + Send + 'static,
     ) -> Result<T, Error> {
+        self.put(move |cx, asker| asker.answer(Some(closure(cx))))
+    }
+
+    /// Puts a question to the loop, and blocks until it is answered, now or later.
+    fn put<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Context<'_, P>, Asker<T>) + Send + 'static,
+    ) -> Result<T, Error> {
         if self.is_on_loop() {
             return Err(Error::OnLoopThread);
         }
-        let question = Arc::new(Question { answer: Mutex::new(None), told: Condvar::new() });
-        // Answers with nothing if the closure is dropped unrun, or panics.
-        let asker = Asker(question.clone());
-        let closure =
-            move |_: &mut dyn Any, cx: &mut Context<'_, P>| asker.answer(Some(closure(cx)));
+        let answer = Arc::new(Question { answer: Mutex::new(None), told: Condvar::new() });
+        // Answers with nothing if it is dropped: the closure was never run, or panicked.
+        let asker = Asker(answer.clone());
+        let closure = move |_: &mut dyn Any, cx: &mut Context<'_, P>| question(cx, asker);
         self.post_run(Box::new(closure)).map_err(|error| match error {
             SendError::MailboxFull => Error::Full,
             _ => Error::Stopped,
         })?;
-        question.wait().ok_or(Error::Stopped)
+        answer.wait().ok_or(Error::Stopped)
     }
 
     /// Stops the reactor: no new work, what is in flight finishes, what is queued is flushed, for up
@@ -373,8 +421,13 @@ impl<P: Protocol> Handle<P> {
         self.shared.board.is_open(conn)
     }
 
+    /// Whether the connection is up.
+    pub fn is_up(&self, conn: ConnId) -> bool {
+        self.shared.board.is_up(conn)
+    }
+
     /// Whether the reactor's turn runs on this thread.
-    fn is_on_loop(&self) -> bool {
+    pub(crate) fn is_on_loop(&self) -> bool {
         RUNNING.get() == Arc::as_ptr(&self.shared).addr()
     }
 }

@@ -35,6 +35,7 @@
 mod board;
 mod body;
 mod call_cell;
+mod client;
 mod config;
 mod context;
 mod core;
@@ -46,13 +47,16 @@ mod mailbox;
 pub mod protocol;
 mod reactor;
 mod responder;
+mod server;
 mod stats;
 mod sync;
+mod worker;
 
 pub use bytes::Bytes;
 
 pub use crate::{
     body::{Body, Tagged},
+    client::{Client, ClientBuilder, ClientState},
     config::{Config, Reconnect},
     context::{Conn, Context},
     error::{
@@ -64,5 +68,6 @@ pub use crate::{
     id::{CallId, ConnId, ListenerId, TimerId},
     reactor::{Reactor, ReactorBuilder, Target},
     responder::Responder,
+    server::Server,
     stats::{ConnStats, Stats},
 };

@@ -77,7 +77,7 @@ pub use tcpstream::Tcpstream;
 /// assert_eq!(Short.decode(&wire, 255)?, Decoded::frame(Head::plain(NoId), 1, 2));
 /// # Ok::<(), DecodeError>(())
 /// ```
-pub trait Protocol: Clone + PartialEq + fmt::Debug + Send + 'static {
+pub trait Protocol: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
     /// What ties a reply to its request on the wire.
     type Id: Copy + Eq + Hash + fmt::Debug + Send + 'static;
 

@@ -328,6 +328,7 @@ impl<P: Protocol> State<P> {
         slot.fate = None;
         let limit = slot.link.body_limit(&slot.profile.config);
         self.shared.board.set_max_body(id.slot(), limit);
+        self.publish(id);
         self.set_dial_alarm(id, delay);
     }
 

@@ -4,10 +4,10 @@ use std::io::{self, IoSlice};
 
 use super::{
     net::Net,
-    slots::{Phase, Slot, State},
+    slots::{Phase, State},
     turn::Engine,
 };
-use crate::{CloseReason, ConnId, Handler, error::NetworkError, protocol::Protocol};
+use crate::{CloseReason, ConnId, Handler, error::NetworkError};
 
 /// Slices of one vectored write. Small frames share a slice, so only large bodies need many.
 const SLICES: usize = 64;
@@ -113,7 +113,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         if slot.is_above && queued <= slot.profile.config.low_watermark && !slot.is_doomed {
             slot.is_above = false;
             if slot.is_up() {
-                shared.board.set_full(id, false);
+                slot.publish(&shared.board);
                 self.state.mark_ready(id);
                 self.with_conn(id, |handler, conn| handler.on_writable(conn));
             }
@@ -151,14 +151,5 @@ impl<H: Handler, N: Net> Engine<H, N> {
         self.state.mark_ready(id);
         // The handler is told now; the socket stays until the peer has closed, too.
         self.state.doomed.push(id);
-    }
-}
-
-impl<P: Protocol> Slot<P> {
-    /// Tells other threads what is queued.
-    pub(crate) fn publish(&mut self, board: &crate::board::Board) {
-        let queued = i64::try_from(self.link.queued_cost()).unwrap_or(i64::MAX);
-        board.queued(self.id.slot(), queued - self.published);
-        self.published = queued;
     }
 }

@@ -230,6 +230,12 @@ impl<H: Handler> Reactor<H> {
     pub const fn stats(&self) -> Stats {
         self.engine.state.stats
     }
+
+    /// The protocol and settings of what is given none of its own.
+    pub(crate) fn defaults(&self) -> (H::Protocol, Config) {
+        let profile = &self.engine.state.profiles[0];
+        (profile.protocol.clone(), profile.config.clone())
+    }
 }
 
 /// The descriptor of the poll, to be watched for reading by another loop.
@@ -365,6 +371,7 @@ impl<P: Protocol> ReactorBuilder<P> {
             arrivals: Vec::new(),
             doomed: Vec::new(),
             ended: Vec::new(),
+            awaited: Vec::new(),
             undelivered: Vec::new(),
             fanouts: std::collections::VecDeque::new(),
             groups: std::collections::HashMap::new(),

@@ -53,6 +53,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             return;
         }
         if !was_up {
+            self.state.tell_awaiters(id, Some(&reason));
             self.tell_dial_failed(id, reason, redial_in);
         }
         match (redial_in, self.state.get(id)) {

@@ -45,6 +45,7 @@ impl<P: Protocol> State<P> {
             let dial = slot.dial.as_mut().ok_or(SendError::Closed)?;
             let max_cost = config.offline_bytes;
             let is_kept = dial.offline.push(wire_id, tag, body.into_bytes(), max_cost, now);
+            slot.publish(&self.shared.board);
             return if is_kept { Ok(()) } else { Err(SendError::Offline) };
         }
         if !slot.is_up() {

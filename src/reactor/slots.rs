@@ -13,6 +13,7 @@ use slab::Slab;
 use super::{dial::Dial, fanout::Fanout, listen::ListenerState};
 use crate::{
     Conn, ConnId, ListenerId,
+    board::{Board, LinkState, Published},
     call_cell::CallCell,
     config::Config,
     core::{
@@ -115,8 +116,8 @@ pub(crate) struct Slot<P: Protocol> {
     pub(crate) listener: Option<ListenerId>,
     /// The one timer of all deadlines of the connection, and when it fires.
     pub(crate) watch: Option<(TimerKey, Instant)>,
-    /// What the board was last told that is queued.
-    pub(crate) published: i64,
+    /// What the board was last told.
+    pub(crate) published: Published,
     pub(crate) data: Option<Box<dyn Any + Send>>,
     pub(crate) groups: Vec<Arc<str>>,
     pub(crate) timers: Vec<TimerKey>,
@@ -147,6 +148,9 @@ pub(crate) struct EndedCall<P: Protocol> {
     pub(crate) error: CallError,
 }
 
+/// Told that a dialled connection is up (`None`), or why it failed.
+pub(crate) type Awaiter = Box<dyn FnOnce(Option<CloseReason>) + Send>;
+
 /// How far stopping has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum StopPhase {
@@ -172,6 +176,8 @@ pub(crate) struct State<P: Protocol> {
     /// Connections whose epoch ends.
     pub(crate) doomed: Vec<ConnId>,
     pub(crate) ended: Vec<EndedCall<P>>,
+    /// Threads that wait for a dialled connection to be up, or to fail.
+    pub(crate) awaited: Vec<(ConnId, Awaiter)>,
     /// Messages that were accepted and found no connection, counted for each.
     pub(crate) undelivered: Vec<(ConnId, u64)>,
     pub(crate) fanouts: VecDeque<Fanout<P>>,
@@ -218,6 +224,26 @@ impl<P: Protocol> Slot<P> {
     pub(crate) fn is_dialled(&self) -> bool {
         self.link.role() == Role::Dialled
     }
+
+    /// Tells other threads how the connection is, if that has changed.
+    pub(crate) fn publish(&mut self, board: &Board) {
+        let config = &self.profile.config;
+        let (link, capacity) = if self.is_down() {
+            (LinkState::Down, config.high_watermark.min(config.offline_bytes))
+        } else if !self.is_up() {
+            (LinkState::Closed, config.high_watermark)
+        } else if self.is_above {
+            (LinkState::Full, config.high_watermark)
+        } else {
+            (LinkState::Up, config.high_watermark)
+        };
+        let kept = self.dial.as_ref().map_or(0, |dial| dial.offline.cost());
+        let now = Published { link, capacity, queued: self.link.queued_cost() + kept };
+        if now != self.published {
+            board.publish(self.id, self.published, now);
+            self.published = now;
+        }
+    }
 }
 
 impl<P: Protocol> State<P> {
@@ -254,7 +280,7 @@ impl<P: Protocol> State<P> {
         let entry = self.slots.vacant_entry();
         let slot = u32::try_from(entry.key()).expect("descriptors are fewer than 2^32");
         let board = &self.shared.board;
-        let id = ConnId::new(slot, board.open(slot, profile.config.high_watermark));
+        let id = ConnId::new(slot, board.open(slot));
         let salt = self.rng.next();
         let protocol = profile.protocol.clone();
         let link = Link::new(protocol, role, &profile.config, salt, self.now);
@@ -281,14 +307,35 @@ impl<P: Protocol> State<P> {
             peer,
             listener: None,
             watch: None,
-            published: 0,
+            published: Published::default(),
             data: None,
             groups: Vec::new(),
             timers: Vec::new(),
             dial: None,
         });
         self.stats.connections += 1;
+        self.publish(id);
         id
+    }
+
+    /// Tells other threads how the connection is.
+    pub(crate) fn publish(&mut self, id: ConnId) {
+        if let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) {
+            slot.publish(&self.shared.board);
+        }
+    }
+
+    /// Tells those who wait for a dialled connection that it is up, or why it failed.
+    pub(crate) fn tell_awaiters(&mut self, id: ConnId, failure: Option<&CloseReason>) {
+        let mut place = 0;
+        while let Some((conn, _)) = self.awaited.get(place) {
+            if *conn == id {
+                let (_, awaiter) = self.awaited.swap_remove(place);
+                awaiter(failure.cloned());
+            } else {
+                place += 1;
+            }
+        }
     }
 
     /// Flushes the connection, or finishes closing it, in this turn.
@@ -331,14 +378,13 @@ impl<P: Protocol> State<P> {
     #[inline]
     pub(crate) fn charge(&mut self, id: ConnId) -> Result<(), SendError> {
         let Some(slot) = self.slots.get_mut(id.slot() as usize) else { return Ok(()) };
-        let config = &slot.profile.config;
         let queued = slot.link.queued_cost();
-        if queued > config.high_watermark && !slot.is_above {
+        if queued > slot.profile.config.high_watermark && !slot.is_above {
             slot.is_above = true;
-            self.shared.board.set_full(id, true);
+            slot.publish(&self.shared.board);
         }
-        if queued > config.hard_limit {
-            let limit = config.hard_limit;
+        let limit = slot.profile.config.hard_limit;
+        if queued > limit {
             self.stats.slow_consumers += 1;
             self.doom(id, CloseReason::SlowConsumer { queued, limit });
             return Err(SendError::SlowConsumer);
@@ -448,8 +494,7 @@ impl<P: Protocol> State<P> {
         if let Some(queue) = slot.link.out.take() {
             self.pool.give(queue);
         }
-        self.shared.board.queued(id.slot(), -slot.published);
-        self.shared.board.close(id, slot.profile.config.high_watermark);
+        self.shared.board.close(id, slot.published);
         self.stats.connections -= 1;
     }
 

@@ -196,7 +196,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
 
     /// A connection is up: says so to the peer, then to the handler, then what was kept for it.
     pub(super) fn open(&mut self, id: ConnId) {
-        let State { slots, pool, now, .. } = &mut self.state;
+        let State { slots, pool, now, shared, .. } = &mut self.state;
         let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
             return;
         };
@@ -205,8 +205,10 @@ impl<H: Handler, N: Net> Engine<H, N> {
         slot.is_told = true;
         slot.is_writable = true;
         slot.link.open(&slot.profile.config, pool, *now);
+        slot.publish(&shared.board);
         self.state.mark_dirty(id);
         self.state.watch(id);
+        self.state.tell_awaiters(id, None);
         self.with_conn(id, |handler, conn| handler.on_connect(conn));
         self.send_kept(id);
     }

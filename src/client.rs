@@ -1,0 +1,300 @@
+//! A dialled connection, with a reactor on a thread of its own or as a guest of another's.
+
+use std::{fmt, marker::PhantomData, time::Duration};
+
+use crate::{
+    Body, Bytes, CallError, Config, Conn, ConnId, Error, Handle, Handler, Message, PendingCall,
+    Reactor, ReactorBuilder, SendError, Target,
+    protocol::{Native, Protocol},
+    worker::Worker,
+};
+
+/// A connection to a server that stays: it is dialled again whenever it is lost.
+///
+/// Any number of threads may use one client at the same time. Dropping it closes the connection
+/// without waiting for that; [`stop`](Self::stop) waits.
+///
+/// # Examples
+///
+/// ```
+/// # use longhaul::{Conn, Handler, Message, Server, protocol::Native};
+/// # struct Echo;
+/// # impl Handler for Echo {
+/// #     type Protocol = Native;
+/// #     fn on_message(&mut self, conn: &mut Conn<'_, Native>, msg: Message<'_, Native>) {
+/// #         let _ = conn.reply(&msg, &msg);
+/// #     }
+/// # }
+/// # let server = Server::bind("127.0.0.1:0", Echo)?;
+/// # let addr = server.addr();
+/// use longhaul::Client;
+/// use std::time::Duration;
+///
+/// let client = Client::connect(addr)?;
+/// let reply = client.call("hello", Duration::from_secs(2))?; // blocks this thread
+/// assert_eq!(reply, "hello");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Client<P: Protocol = Native> {
+    handle: Handle<P>,
+    conn: ConnId,
+    /// The reactor, where it is the client's own.
+    worker: Option<Worker<P>>,
+}
+
+/// How a client's connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ClientState {
+    /// It is up.
+    Connected,
+    /// It is being dialled, or waits to be.
+    Connecting,
+    /// It was closed, or given up.
+    Closed,
+}
+
+impl Client {
+    /// Connects with the native protocol and default settings, and blocks until that has succeeded
+    /// or every address was tried. What the server pushes or asks is ignored.
+    ///
+    /// # Errors
+    ///
+    /// The target is no address, or could not be reached: see [`Error::Io`].
+    pub fn connect<T>(target: T) -> Result<Self, Error>
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+    {
+        ClientBuilder::new(Native).connect(target)
+    }
+}
+
+impl<P: Protocol> Client<P> {
+    /// Connects on a reactor that runs already, and blocks until that has succeeded or every address
+    /// was tried. What the server pushes or asks goes to that reactor's handler.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Client::connect); or the reactor has stopped, or this is its own thread.
+    pub fn connect_on<T>(
+        handle: &Handle<P>,
+        target: T,
+        protocol: &P,
+        config: &Config,
+    ) -> Result<Self, Error>
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+    {
+        let conn = handle.connect_and_wait(target, protocol, config)?;
+        Ok(Self { handle: handle.clone(), conn, worker: None })
+    }
+
+    /// Sends a message that nobody answers; one sent while the connection is down waits for it,
+    /// within the bounds of [`Config::offline_queue`]. Does not block.
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::send`].
+    pub fn send(&self, body: impl Body) -> Result<(), SendError> {
+        self.handle.send(self.conn, body)
+    }
+
+    /// Calls the server, and blocks this thread until the call has ended.
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::call`].
+    pub fn call(&self, body: impl Body, timeout: Duration) -> Result<Bytes, CallError> {
+        self.handle.call(self.conn, body, timeout)
+    }
+
+    /// As [`call`](Self::call), and tells the tag of the reply, too.
+    ///
+    /// # Errors
+    ///
+    /// As [`Handle::call`].
+    pub fn call_tagged(
+        &self,
+        body: impl Body,
+        timeout: Duration,
+    ) -> Result<(u32, Bytes), CallError> {
+        self.handle.call_tagged(self.conn, body, timeout)
+    }
+
+    /// Calls the server; the future ends with the reply. Any executor will do. Dropping it cancels
+    /// the call.
+    pub fn call_async(&self, body: impl Body, timeout: Duration) -> PendingCall<P> {
+        self.handle.call_async(self.conn, body, timeout)
+    }
+
+    /// How the connection is.
+    pub fn state(&self) -> ClientState {
+        match (self.handle.is_open(self.conn), self.handle.is_up(self.conn)) {
+            (_, true) => ClientState::Connected,
+            (true, false) => ClientState::Connecting,
+            (false, false) => ClientState::Closed,
+        }
+    }
+
+    /// The id of the connection, the same across reconnects.
+    pub const fn conn(&self) -> ConnId {
+        self.conn
+    }
+
+    /// A handle to the reactor under it.
+    pub fn handle(&self) -> Handle<P> {
+        self.handle.clone()
+    }
+
+    /// Closes the connection for good, after what is queued was flushed. Does not wait for that.
+    pub fn close(&self) {
+        self.handle.close(self.conn);
+    }
+
+    /// Closes the connection, and where the reactor is the client's own stops it, within its stop
+    /// timeout, and blocks until its thread has ended. Repeated, it returns at once.
+    ///
+    /// # Errors
+    ///
+    /// The loop failed, or this is its own thread.
+    pub fn stop(&self) -> Result<(), Error> {
+        match &self.worker {
+            Some(worker) => worker.stop(),
+            None => {
+                self.close();
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Neither blocks nor fails.
+impl<P: Protocol> Drop for Client<P> {
+    fn drop(&mut self) {
+        if self.worker.is_none() {
+            self.close();
+        }
+    }
+}
+
+impl<P: Protocol> fmt::Debug for Client<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("conn", &self.conn).field("state", &self.state()).finish()
+    }
+}
+
+/// Settings of a client.
+///
+/// # Examples
+///
+/// ```no_run
+/// use longhaul::{ClientBuilder, protocol::Tcpstream};
+///
+/// let client = ClientBuilder::new(Tcpstream).start("server.example:7001")?;
+/// client.send("waits for the connection")?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct ClientBuilder<P: Protocol> {
+    builder: ReactorBuilder<P>,
+}
+
+impl<P: Protocol> ClientBuilder<P> {
+    /// The defaults, on a protocol.
+    pub fn new(protocol: P) -> Self {
+        Self { builder: ReactorBuilder::new(protocol) }
+    }
+
+    /// The settings of the connection.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.builder = self.builder.config(config);
+        self
+    }
+
+    /// The settings of the client's own reactor.
+    #[must_use]
+    pub fn reactor(mut self, builder: ReactorBuilder<P>) -> Self {
+        self.builder = builder;
+        self
+    }
+
+    /// Connects, and blocks until that has succeeded or every address was tried.
+    ///
+    /// # Errors
+    ///
+    /// The settings can't work, the target is no address, or it could not be reached.
+    pub fn connect<T>(self, target: T) -> Result<Client<P>, Error>
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+    {
+        self.connect_with(target, Deaf(PhantomData))
+    }
+
+    /// Connects, and gives what the server pushes or asks to `handler`, on the client's own thread.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    pub fn connect_with<T, H>(self, target: T, handler: H) -> Result<Client<P>, Error>
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+        H: Handler<Protocol = P> + Send,
+    {
+        let target: Target = target.try_into()?;
+        let reactor: Reactor<H> = self.builder.build(handler)?;
+        let (protocol, config) = reactor.defaults();
+        let worker = Worker::spawn("longhaul-client", reactor)?;
+        let handle = worker.handle().clone();
+        let conn = handle.dial_and_wait(target, &protocol, &config)?;
+        Ok(Client { handle, conn, worker: Some(worker) })
+    }
+
+    /// Starts to connect, and returns at once. Until the connection is up messages wait, and calls
+    /// are refused.
+    ///
+    /// # Errors
+    ///
+    /// The settings can't work, or the target is no address.
+    pub fn start<T>(self, target: T) -> Result<Client<P>, Error>
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+    {
+        self.start_with(target, Deaf(PhantomData))
+    }
+
+    /// As [`start`](Self::start), with a handler.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_with<T, H>(self, target: T, handler: H) -> Result<Client<P>, Error>
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+        H: Handler<Protocol = P> + Send,
+    {
+        let mut reactor: Reactor<H> = self.builder.build(handler)?;
+        let conn = reactor.connect(target)?;
+        let worker = Worker::spawn("longhaul-client", reactor)?;
+        Ok(Client { handle: worker.handle().clone(), conn, worker: Some(worker) })
+    }
+}
+
+/// Hears nothing of what the server pushes.
+struct Deaf<P>(PhantomData<P>);
+
+impl<P: Protocol> Handler for Deaf<P> {
+    type Protocol = P;
+
+    fn on_message(&mut self, _: &mut Conn<'_, P>, _: Message<'_, P>) {}
+
+    fn on_error(&mut self, _: &mut crate::Context<'_, P>, incident: &crate::Incident) {
+        log::debug!("{incident}");
+    }
+}

@@ -1,0 +1,279 @@
+//! A simulated network and clock, for tests: the reactor runs over it as it does over the system.
+//!
+//! Everything that happens follows from a seed: how bytes are cut up, how long they take, what goes
+//! wrong. Nothing waits, nothing asks the real clock but once for a base, there are no threads.
+//!
+//! - `world`: [`SimWorld`], what a test holds: time, hosts, scripted trouble, what to judge by;
+//! - this file: [`SimNet`], what a reactor holds;
+//! - `faults`: [`Faults`], what goes wrong at random;
+//! - `state`: the agenda, the hosts and their events; `sockets`: what a process asks of its kernel;
+//!   `transport`: what the network does; `connection`: two ends and two pipes;
+//! - `rng`, `trace`: chance, and what happened.
+//!
+//! Not simulated: TCP's own keepalive (its user timeout is, in cuts), corruption, which TCP's
+//! checksum catches, and adopted sockets.
+
+#![allow(dead_code, unused_imports, reason = "a kit for tests, of which not all use all")]
+
+mod connection;
+mod faults;
+mod rng;
+mod sockets;
+mod state;
+#[cfg(test)]
+mod tests;
+mod trace;
+mod transport;
+mod world;
+
+use std::{
+    io::{self, IoSlice},
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use self::{connection::EndId, trace::Op};
+use super::{Answer, Event, ListenOptions, Net, StreamOptions, Token, Wake};
+
+pub(crate) use self::{
+    connection::Flow,
+    faults::Faults,
+    rng::SimRng,
+    world::{ConnectionId, ConnectionInfo, HostId, SimWorld},
+};
+
+/// The network as one simulated process sees it. Dropping it ends the process.
+pub(crate) struct SimNet {
+    world: SimWorld,
+    id: HostId,
+}
+
+/// A stream socket. To drop it instead of closing it counts as a leak, unless its process ends.
+pub(crate) struct SimStream {
+    world: SimWorld,
+    host: usize,
+    end: EndId,
+}
+
+/// A listening socket; likewise.
+pub(crate) struct SimListener {
+    world: SimWorld,
+    host: usize,
+    index: usize,
+}
+
+struct SimWake(Arc<AtomicBool>);
+
+impl Wake for SimWake {
+    fn wake(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+impl SimNet {
+    /// Which process it is.
+    pub(crate) const fn id(&self) -> HostId {
+        self.id
+    }
+
+    /// The world it is part of.
+    pub(crate) const fn world(&self) -> &SimWorld {
+        &self.world
+    }
+
+    /// Whether its waker was called since the last poll.
+    pub(crate) fn is_woken(&self) -> bool {
+        self.world.is_woken(self.id)
+    }
+
+    fn stream(&self, end: EndId) -> SimStream {
+        SimStream { world: self.world.clone(), host: self.id.0, end }
+    }
+}
+
+impl Net for SimNet {
+    type Stream = SimStream;
+    type Listener = SimListener;
+
+    fn now(&mut self) -> Instant {
+        self.world.now()
+    }
+
+    fn seed(&mut self) -> u64 {
+        self.world.state.borrow_mut().rng.next()
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        Arc::new(SimWake(self.world.state.borrow().hosts[self.id.0].woken.clone()))
+    }
+
+    /// Never waits: what is due happens, and that is all.
+    fn poll(&mut self, events: &mut Vec<Event>, _timeout: Option<Duration>) -> io::Result<()> {
+        self.world.advance(Duration::ZERO);
+        let mut state = self.world.state.borrow_mut();
+        state.poll(self.id.0, events);
+        state.hosts[self.id.0].woken.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    fn listen(
+        &mut self,
+        addr: SocketAddr,
+        options: &ListenOptions,
+        token: Token,
+    ) -> io::Result<(SimListener, SocketAddr)> {
+        let mut state = self.world.state.borrow_mut();
+        let host = self.id.0;
+        let result = state.listen(host, addr, options, token);
+        let (index, addr) =
+            state.noted(host, Op::Listen, token.0, result, |(_, addr)| addr.port().into())?;
+        Ok((SimListener { world: self.world.clone(), host, index }, addr))
+    }
+
+    fn accept(&mut self, listener: &SimListener) -> io::Result<(SimStream, SocketAddr)> {
+        let host = owned(self.id, listener.host);
+        let mut state = self.world.state.borrow_mut();
+        let token = state.listeners[listener.index].token.0;
+        let result = state.accept(listener.index);
+        let (end, peer) =
+            state.noted(host, Op::Accept, token, result, |(_, peer)| peer.port().into())?;
+        Ok((self.stream(end), peer))
+    }
+
+    fn close_listener(&mut self, listener: SimListener) {
+        let host = owned(self.id, listener.host);
+        let mut state = self.world.state.borrow_mut();
+        let token = state.listeners[listener.index].token.0;
+        state.note(host, Op::CloseListener, token, 0, None);
+        state.close_listener(listener.index);
+    }
+
+    fn connect(
+        &mut self,
+        addr: SocketAddr,
+        options: &StreamOptions,
+        token: Token,
+    ) -> io::Result<SimStream> {
+        let mut state = self.world.state.borrow_mut();
+        let host = self.id.0;
+        let result = state.connect(host, addr, options, token);
+        let end = state.noted(host, Op::Connect, token.0, result, |_| addr.port().into())?;
+        Ok(self.stream(end))
+    }
+
+    fn connected(&mut self, stream: &SimStream) -> io::Result<Option<SocketAddr>> {
+        let host = owned(self.id, stream.host);
+        let mut state = self.world.state.borrow_mut();
+        let result = state.connected(stream.end);
+        state.noted(host, Op::Connected, stream.subject(), result, |peer| peer.is_some().into())
+    }
+
+    fn register(&mut self, stream: &mut SimStream, token: Token) -> io::Result<()> {
+        let host = owned(self.id, stream.host);
+        let mut state = self.world.state.borrow_mut();
+        let result = state.register(stream.end, token);
+        state.noted(host, Op::Register, token.0, result, |()| stream.end.connection())
+    }
+
+    fn read(&mut self, stream: &mut SimStream, buf: &mut [u8]) -> io::Result<usize> {
+        let host = owned(self.id, stream.host);
+        let mut state = self.world.state.borrow_mut();
+        let result = state.read(stream.end, buf);
+        state.noted(host, Op::Read, stream.subject(), result, |&len| len)
+    }
+
+    fn write(&mut self, stream: &mut SimStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let host = owned(self.id, stream.host);
+        let mut state = self.world.state.borrow_mut();
+        let result = state.write(stream.end, slices);
+        state.noted(host, Op::Write, stream.subject(), result, |&len| len)
+    }
+
+    fn shutdown(&mut self, stream: &mut SimStream) -> io::Result<()> {
+        let host = owned(self.id, stream.host);
+        let mut state = self.world.state.borrow_mut();
+        let result = state.shutdown(stream.end);
+        state.noted(host, Op::Shutdown, stream.subject(), result, |()| 0)
+    }
+
+    fn close(&mut self, stream: SimStream) {
+        let host = owned(self.id, stream.host);
+        let mut state = self.world.state.borrow_mut();
+        state.note(host, Op::Close, stream.subject(), 0, None);
+        state.close_end(stream.end);
+    }
+
+    fn local_addr(&self, stream: &SimStream) -> io::Result<SocketAddr> {
+        Ok(self.world.state.borrow_mut().local_addr(stream.end))
+    }
+
+    fn resolve(&mut self, host: &str, port: u16, answer: Answer) {
+        self.world.state.borrow_mut().resolve(self.id.0, host, port, answer);
+    }
+
+    /// `None` unless the test set a limit.
+    fn descriptor_limit(&self) -> Option<usize> {
+        self.world.state.borrow().hosts[self.id.0].descriptor_limit
+    }
+}
+
+impl Drop for SimNet {
+    fn drop(&mut self) {
+        // While a failed test unwinds, the world may be borrowed.
+        let Ok(mut state) = self.world.state.try_borrow_mut() else {
+            return;
+        };
+        state.hosts[self.id.0].recent_leaks = 0;
+        if state.hosts[self.id.0].is_alive {
+            state.end_process(self.id.0);
+        }
+    }
+}
+
+impl SimStream {
+    /// Its connection.
+    pub(crate) const fn connection(&self) -> ConnectionId {
+        ConnectionId(self.end.connection())
+    }
+
+    /// What the trace says of it.
+    const fn subject(&self) -> u64 {
+        (self.end.connection() * 2 + self.end.side()) as u64
+    }
+}
+
+impl Drop for SimStream {
+    fn drop(&mut self) {
+        let Ok(mut state) = self.world.state.try_borrow_mut() else {
+            return;
+        };
+        if state.end(self.end).is_open {
+            state.hosts[self.host].recent_leaks += 1;
+            state.note(self.host, Op::Drop, self.subject(), 0, None);
+            state.close_end(self.end);
+        }
+    }
+}
+
+impl Drop for SimListener {
+    fn drop(&mut self) {
+        let Ok(mut state) = self.world.state.try_borrow_mut() else {
+            return;
+        };
+        if state.listeners[self.index].is_open {
+            state.hosts[self.host].recent_leaks += 1;
+            state.note(self.host, Op::Drop, self.index as u64, 0, None);
+            state.close_listener(self.index);
+        }
+    }
+}
+
+/// The owner of a socket, which is the process that uses it.
+fn owned(user: HostId, owner: usize) -> usize {
+    assert_eq!(user.0, owner, "a socket of another process");
+    owner
+}
