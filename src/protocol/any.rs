@@ -146,6 +146,13 @@ impl Protocol for Any {
         each!(self, format: Id => Id(format.push_id(n, salt)))
     }
 
+    fn may_be_handled(&self, id: &AnyId, last: &AnyId) -> bool {
+        each!(self, format: Id => match (id, last) {
+            (Id(id), Id(last)) => format.may_be_handled(id, last),
+            _ => true,
+        })
+    }
+
     fn has_hello(&self) -> bool {
         each!(self, format => format.has_hello())
     }

@@ -21,6 +21,8 @@ mod length;
 mod native;
 mod qtk;
 mod tcpstream;
+#[cfg(test)]
+mod tests;
 
 use std::{fmt, hash::Hash, ops::Range};
 
@@ -202,7 +204,7 @@ impl<Id> Decoded<Id> {
 
     /// A frame of a header and a body right behind it.
     pub const fn frame(head: Head<Id>, header_len: usize, body_len: usize) -> Self {
-        let end = header_len + body_len;
+        let end = header_len.saturating_add(body_len);
         Self::Frame { head, body: header_len..end, len: end }
     }
 }

@@ -106,6 +106,10 @@ impl Protocol for Native {
         0
     }
 
+    fn may_be_handled(&self, id: &u64, last: &u64) -> bool {
+        id <= last
+    }
+
     fn has_hello(&self) -> bool {
         true
     }
