@@ -138,3 +138,6 @@ fn take(state: &mut State) -> Outcome {
         _ => panic!("the end of a call was taken twice"),
     }
 }
+
+#[cfg(all(test, loom))]
+mod models;

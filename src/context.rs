@@ -376,12 +376,12 @@ impl<P: Protocol> Conn<'_, P> {
     /// Closes the connection for good: nothing more is received, what is queued is flushed for up to
     /// the close timeout. A dialled connection is not dialled again.
     pub fn close(&mut self) {
-        self.cx.close_for_good(self.id, Phase::Closing);
+        self.cx.close_for_good(self.id, Phase::Closing, CloseReason::Closed);
     }
 
     /// As [`close`](Self::close), but lets what is in flight finish first.
     pub fn drain(&mut self) {
-        self.cx.close_for_good(self.id, Phase::Draining);
+        self.cx.close_for_good(self.id, Phase::Draining, CloseReason::Closed);
     }
 
     /// Drops the connection for good, with what is queued.
@@ -553,10 +553,10 @@ impl<P: Protocol> DerefMut for Conn<'_, P> {
 /// What the callbacks and the mailbox share.
 impl<P: Protocol> Context<'_, P> {
     /// Ends a connection and its redialling.
-    pub(crate) fn close_for_good(&mut self, id: ConnId, phase: Phase) {
+    pub(crate) fn close_for_good(&mut self, id: ConnId, phase: Phase, reason: CloseReason) {
         if let Some(slot) = self.state.get_mut(id) {
             slot.is_final = true;
-            self.state.close(id, phase, CloseReason::Closed);
+            self.state.close(id, phase, reason);
         }
     }
 

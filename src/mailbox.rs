@@ -5,9 +5,11 @@
 //! then asks whether the loop sleeps. So one of the two sees the other, and the first poster who
 //! finds the loop asleep, and only that one, wakes it.
 
+use std::sync::Arc;
+
 use crate::{
     reactor::net::Wake,
-    sync::{Arc, AtomicBool, AtomicUsize, Mutex, Ordering, lock},
+    sync::{AtomicBool, AtomicUsize, Mutex, Ordering, lock},
 };
 
 /// What waits for the loop.
@@ -91,7 +93,8 @@ impl<T> Mailbox<T> {
 
     /// The loop is about to wait. Whether it may: not if something was posted meanwhile.
     pub(crate) fn fall_asleep(&self) -> bool {
-        self.is_asleep.store(true, Ordering::SeqCst);
+        // Swapped, not stored, as the posters do: so these steps have one order, and none is missed.
+        self.is_asleep.swap(true, Ordering::SeqCst);
         let is_empty = lock(&self.queue).commands.is_empty();
         if !is_empty {
             self.wake_up();
@@ -101,7 +104,7 @@ impl<T> Mailbox<T> {
 
     /// The loop runs again.
     pub(crate) fn wake_up(&self) {
-        self.is_asleep.store(false, Ordering::SeqCst);
+        self.is_asleep.swap(false, Ordering::SeqCst);
     }
 
     /// Refuses all posts from now on, and gives back what waits.
@@ -116,7 +119,16 @@ impl<T> Mailbox<T> {
     pub(crate) fn is_closed(&self) -> bool {
         lock(&self.queue).is_closed
     }
+
+    /// Whether something waits.
+    #[cfg(test)]
+    pub(crate) fn has_post(&self) -> bool {
+        !lock(&self.queue).commands.is_empty()
+    }
 }
+
+#[cfg(all(test, loom))]
+mod models;
 
 #[cfg(all(test, not(loom)))]
 mod tests {

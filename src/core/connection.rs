@@ -282,6 +282,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
                 Ok(self.end_call(&head.id, None))
             }
             Kind::Error => {
+                self.counts.messages_in += 1;
                 let text = String::from_utf8_lossy(body).into_owned();
                 Ok(self.end_call(&head.id, Some(RemoteError { code: head.tag, text })))
             }

@@ -211,8 +211,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
     fn on_close(&mut self, conn: ConnId, mode: CloseMode) {
         let mut cx = self.context();
         match mode {
-            CloseMode::Drain => cx.close_for_good(conn, Phase::Draining),
-            CloseMode::Close => cx.close_for_good(conn, Phase::Closing),
+            CloseMode::Drain => cx.close_for_good(conn, Phase::Draining, CloseReason::Closed),
+            CloseMode::Close => cx.close_for_good(conn, Phase::Closing, CloseReason::Closed),
             CloseMode::Abort => cx.abort(conn),
         }
     }
@@ -231,7 +231,7 @@ impl<P: Protocol> Context<'_, P> {
         }
         let ids: Vec<_> = self.state.slots.iter().map(|(_, slot)| slot.id).collect();
         for id in ids {
-            self.state.close(id, Phase::Draining, CloseReason::Stopped);
+            self.close_for_good(id, Phase::Draining, CloseReason::Stopped);
         }
         if let Some(deadline) = self.state.now.checked_add(timeout) {
             self.state.stop_alarm = Some(self.state.wheel.insert(deadline, Alarm::Stop));

@@ -155,6 +155,7 @@ impl<P: Protocol> Context<'_, P> {
         };
         if let Some(slot) = self.state.get_mut(id) {
             slot.dial = Some(Box::new(dial));
+            self.state.publish(id);
         }
         self.start_round(id);
         id

@@ -106,13 +106,14 @@ impl<P: Protocol> State<P> {
     }
 
     fn serve(&mut self, fanout: &mut Fanout<P>, id: ConnId) {
-        let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
+        if id.generation() == 0 {
             return;
-        };
-        if !slot.is_up() || fanout.body.len() > slot.link.body_limit(&slot.profile.config).0 {
+        }
+        if self.admit(id, fanout.body.len()).is_err() {
             self.note_undelivered(id, 1);
             return;
         }
+        let slot = &mut self.slots[id.slot() as usize];
         let known = fanout.frames.iter().find(|(profile, _)| {
             Arc::ptr_eq(profile, &slot.profile) || profile.protocol == slot.profile.protocol
         });
@@ -130,7 +131,6 @@ impl<P: Protocol> State<P> {
             &fanout.frames[fanout.frames.len() - 1].1
         };
         slot.link.push_encoded(frame, &mut self.pool);
-        // A refusal has doomed the slow consumer, and its report counts the message.
-        let _ = self.charge(id);
+        self.charge(id);
     }
 }

@@ -146,6 +146,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             self.state.doom(id, CloseReason::Closed);
             return;
         }
+        self.state.publish(id);
         self.state.end_calls(id);
         self.state.watch(id);
         self.state.mark_ready(id);

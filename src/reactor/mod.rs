@@ -14,6 +14,9 @@ pub(crate) mod slots;
 pub(crate) mod sockets;
 mod turn;
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     any::TypeId,
     fmt,

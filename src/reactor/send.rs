@@ -34,27 +34,27 @@ impl<P: Protocol> State<P> {
         let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
             return Err(SendError::Closed);
         };
-        let config = &slot.profile.config;
-        let (max, limit) = slot.link.body_limit(config);
-        let len = body.as_slice().len();
-        if len > max {
-            return Err(SendError::BodyTooLong { len, max, limit });
-        }
         let tag = body.tag().unwrap_or(0);
+        let len = body.as_slice().len();
         if slot.is_down() {
+            let config = &slot.profile.config;
+            let (max, limit) = slot.link.body_limit(config);
+            if len > max {
+                return Err(SendError::BodyTooLong { len, max, limit });
+            }
             let dial = slot.dial.as_mut().ok_or(SendError::Closed)?;
             let max_cost = config.offline_bytes;
             let is_kept = dial.offline.push(wire_id, tag, body.into_bytes(), max_cost, now);
             slot.publish(&self.shared.board);
             return if is_kept { Ok(()) } else { Err(SendError::Offline) };
         }
-        if !slot.is_up() {
-            return Err(SendError::Closed);
-        }
+        self.admit(id, len)?;
+        let slot = &mut self.slots[id.slot() as usize];
         let wire_id = wire_id.unwrap_or_else(|| slot.link.next_push_id());
         let head = Head { tag, ..Head::new(slot.link.push_kind(), wire_id) };
         slot.link.push_frame(&head, body, &mut self.pool);
-        self.charge(id)
+        self.charge(id);
+        Ok(())
     }
 
     /// Queues a frame of the given head: an answer.
@@ -65,19 +65,11 @@ impl<P: Protocol> State<P> {
         body: impl Body,
     ) -> Result<(), SendError> {
         self.catch_up(id);
-        let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
-            return Err(SendError::Closed);
-        };
-        if !slot.is_up() {
-            return Err(SendError::Closed);
-        }
-        let (max, limit) = slot.link.body_limit(&slot.profile.config);
-        let len = body.as_slice().len();
-        if len > max {
-            return Err(SendError::BodyTooLong { len, max, limit });
-        }
+        self.admit(id, body.as_slice().len())?;
+        let slot = &mut self.slots[id.slot() as usize];
         slot.link.push_frame(head, body, &mut self.pool);
-        self.charge(id)
+        self.charge(id);
+        Ok(())
     }
 
     /// Queues an error as the answer to a request. Only a format that marks its replies has errors.
@@ -88,17 +80,16 @@ impl<P: Protocol> State<P> {
         code: u32,
         text: &str,
     ) -> Result<(), SendError> {
-        let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
-            return Err(SendError::Closed);
-        };
+        let slot = self.get(id).ok_or(SendError::Closed)?;
         if slot.link.protocol.correlation() != Correlation::ByKind {
             return Err(SendError::NotAwaited);
         }
-        if !slot.is_up() {
-            return Err(SendError::Closed);
-        }
+        self.catch_up(id);
+        self.admit(id, 0)?;
+        let slot = &mut self.slots[id.slot() as usize];
         slot.link.push_error(request, code, text, &mut self.pool);
-        self.charge(id)
+        self.charge(id);
+        Ok(())
     }
 
     /// Queues an error as the answer to a request whose callback left none, although the connection
@@ -109,7 +100,7 @@ impl<P: Protocol> State<P> {
             && !slot.is_doomed
         {
             slot.link.push_error(request, code, text, &mut self.pool);
-            let _ = self.charge(id);
+            self.charge(id);
         }
     }
 
@@ -173,19 +164,19 @@ impl<P: Protocol> State<P> {
         let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
             return Err((gone(CloseReason::Closed), waiter));
         };
-        let config = &slot.profile.config;
-        let down = || match slot.fate.as_deref() {
-            Some(reason) => gone(reason.clone()),
-            None => gone(slot.dial.as_ref().map_or(CloseReason::Closed, |dial| dial.reason())),
-        };
         if !slot.is_up() {
-            return Err((down(), waiter));
+            let reason = match (slot.fate.as_deref(), &slot.dial) {
+                (Some(reason), _) => reason.clone(),
+                (None, Some(dial)) => dial.reason(),
+                (None, None) => CloseReason::Closed,
+            };
+            return Err((gone(reason), waiter));
         }
-        let (max, limit) = slot.link.body_limit(config);
-        let len = body.as_slice().len();
-        if len > max {
-            return Err((CallError::BodyTooLong { len, max, limit }, waiter));
+        if let Err(refused) = self.admit(id, body.as_slice().len()) {
+            return Err((as_call_error(refused), waiter));
         }
+        let slot = &mut self.slots[id.slot() as usize];
+        let config = &slot.profile.config;
         let (number, wire_id) = match slot.link.next_call(config, first_call) {
             Ok(next) => next,
             Err(refusal) => {
@@ -207,8 +198,7 @@ impl<P: Protocol> State<P> {
             }
         }
         self.stats.calls_in_flight += 1;
-        // Past the hard limit the connection is doomed, and its calls end with it.
-        let _ = self.charge(id);
+        self.charge(id);
         Ok(CallId(number))
     }
 

@@ -21,7 +21,7 @@ use crate::{
         connection::{Connection, Role},
         rng::Rng,
         timer_wheel::{TimerKey, TimerWheel},
-        write_queue::QueuePool,
+        write_queue::{FRAME_OVERHEAD, QueuePool},
     },
     error::{CallError, CloseReason, Fate, SendError},
     handle::Shared,
@@ -216,9 +216,9 @@ impl<P: Protocol> Slot<P> {
         matches!(self.phase, Phase::Open | Phase::Draining) && !self.is_doomed
     }
 
-    /// Dialled, and not up.
+    /// Dialled, not up, and to be up again: what is sent waits for that.
     pub(crate) fn is_down(&self) -> bool {
-        self.phase < Phase::Open && !self.is_final
+        self.dial.is_some() && !self.is_final && !self.is_up()
     }
 
     pub(crate) fn is_dialled(&self) -> bool {
@@ -314,7 +314,6 @@ impl<P: Protocol> State<P> {
             dial: None,
         });
         self.stats.connections += 1;
-        self.publish(id);
         id
     }
 
@@ -374,23 +373,40 @@ impl<P: Protocol> State<P> {
         slot.watch = Some((self.wheel.insert(deadline, Alarm::Watch(id)), deadline));
     }
 
-    /// Accounts for a frame that was queued, and sees whether a limit is passed.
+    /// Whether a body of `len` bytes may be queued for a connection that is up. One that would take
+    /// the queue past its hard limit ends the connection instead: its peer does not keep up.
     #[inline]
-    pub(crate) fn charge(&mut self, id: ConnId) -> Result<(), SendError> {
-        let Some(slot) = self.slots.get_mut(id.slot() as usize) else { return Ok(()) };
-        let queued = slot.link.queued_cost();
-        if queued > slot.profile.config.high_watermark && !slot.is_above {
-            slot.is_above = true;
-            slot.publish(&self.shared.board);
+    pub(crate) fn admit(&mut self, id: ConnId, len: usize) -> Result<(), SendError> {
+        let Some(slot) = self.slots.get(id.slot() as usize).filter(|slot| slot.id == id) else {
+            return Err(SendError::Closed);
+        };
+        if !slot.is_up() {
+            return Err(SendError::Closed);
         }
-        let limit = slot.profile.config.hard_limit;
-        if queued > limit {
+        let config = &slot.profile.config;
+        let (max, by) = slot.link.body_limit(config);
+        if len > max {
+            return Err(SendError::BodyTooLong { len, max, limit: by });
+        }
+        let (queued, limit) = (slot.link.queued_cost(), config.hard_limit);
+        // The first message may be longer than the limit: there is nobody yet to be slow.
+        if queued > 0 && queued + len + FRAME_OVERHEAD > limit {
             self.stats.slow_consumers += 1;
             self.doom(id, CloseReason::SlowConsumer { queued, limit });
             return Err(SendError::SlowConsumer);
         }
-        self.mark_dirty(id);
         Ok(())
+    }
+
+    /// Accounts for a frame that was queued.
+    #[inline]
+    pub(crate) fn charge(&mut self, id: ConnId) {
+        let Some(slot) = self.slots.get_mut(id.slot() as usize) else { return };
+        if slot.link.queued_cost() > slot.profile.config.high_watermark && !slot.is_above {
+            slot.is_above = true;
+            slot.publish(&self.shared.board);
+        }
+        self.mark_dirty(id);
     }
 
     /// Ends the epoch of a connection in this turn, without flushing. The first reason counts.
@@ -400,6 +416,7 @@ impl<P: Protocol> State<P> {
         if !slot.is_doomed {
             slot.is_doomed = true;
             self.doomed.push(id);
+            self.publish(id);
         }
     }
 
@@ -421,6 +438,7 @@ impl<P: Protocol> State<P> {
         slot.fate.get_or_insert_with(|| Box::new(reason));
         let by = now.checked_add(slot.profile.config.close_timeout);
         slot.link.close_by = slot.link.close_by.or(by);
+        self.publish(id);
         if is_first || phase == Phase::Closing {
             self.mark_dirty(id);
             self.watch(id);

@@ -147,13 +147,14 @@ impl<H: Handler, N: Net> Engine<H, N> {
             if slot.phase == Phase::Connecting && slot.is_dialled() {
                 self.handle_connect(id);
             }
-            // What has arrived with the connect is read now: the event for it is this one.
+            // What has arrived with the connect is read now: no other event will tell of it.
             let Some(slot) = self.state.get_mut(id) else { return };
             slot.is_readable |= event.readable;
             slot.is_read_closed |= event.read_closed;
-            if slot.phase < Phase::Open || !event.readable {
-                return;
+            if slot.phase >= Phase::Open && slot.is_readable {
+                self.state.mark_ready(id);
             }
+            return;
         }
         let Some(slot) = self.state.get_mut(id) else { return };
         slot.is_read_closed |= event.read_closed;
@@ -349,6 +350,50 @@ impl<H: Handler, N: Net> Engine<H, N> {
 
     pub(crate) const fn is_stopped(&self) -> bool {
         matches!(self.state.stop, StopPhase::Stopped)
+    }
+}
+
+#[cfg(test)]
+impl<H: Handler, N: Net> Engine<H, N> {
+    /// Whether another thread posted something that no turn has taken.
+    pub(crate) fn has_post(&self) -> bool {
+        self.state.shared.mailbox.has_post()
+    }
+
+    /// Checks the invariants that hold between two turns.
+    pub(crate) fn check(&self) {
+        let State { slots, wheel, dirty, ready, shared, .. } = &self.state;
+        let mut timers = 0;
+        let mut calls = 0;
+        for (index, slot) in slots {
+            assert_eq!(slot.id.slot() as usize, index);
+            let config = &slot.profile.config;
+            if let Some(queue) = &slot.link.out {
+                queue.check();
+            }
+            assert!(slot.link.queued_cost() <= config.hard_limit + config.max_body + 4096);
+            assert!(!slot.is_ready || ready.contains(&slot.id.slot()), "in no list to be read");
+            assert!(!slot.is_dirty || dirty.contains(&slot.id.slot()), "in no list to be flushed");
+            assert!(!slot.is_doomed, "doomed and not reaped");
+            // Readiness that nobody will hear of again is not forgotten.
+            assert!(
+                !(slot.can_read() && (slot.is_readable || slot.has_input)) || slot.is_ready,
+                "{:?} could be read and is in no list: {:?}",
+                slot.id,
+                slot.phase
+            );
+            assert!(
+                !(slot.is_up() && slot.is_writable && slot.link.has_output()) || slot.is_dirty,
+                "{:?} could be written and is in no list",
+                slot.id
+            );
+            timers += usize::from(slot.watch.is_some()) + slot.timers.len();
+            calls += slot.link.calls_in_flight();
+            assert!(shared.board.is_open(slot.id) == (slot.is_up() || slot.is_down()));
+        }
+        assert_eq!(self.state.stats.calls_in_flight, calls as u64);
+        assert_eq!(self.state.stats.connections, slots.len() as u64);
+        assert!(wheel.len() >= timers, "a connection's timer is not in the wheel");
     }
 }
 

@@ -31,7 +31,7 @@ pub(crate) struct SimWorld {
 pub(crate) struct HostId(pub(super) usize);
 
 /// A connection, from its connect on and for ever.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ConnectionId(pub(super) usize);
 
 /// What is known of a connection.

@@ -1,0 +1,8 @@
+//! The reactor on the simulated network: the same code as on real sockets, under seeded faults.
+//!
+//! `LONGHAUL_SEEDS=100000` runs more seeds, `LONGHAUL_SEED=7` replays one and prints its trace.
+
+mod conversation;
+mod fleet;
+mod ledger;
+mod rules;

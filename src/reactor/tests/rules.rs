@@ -1,0 +1,1 @@
+//! Rules that a script on the simulated network shows best.
