@@ -557,6 +557,7 @@ impl<P: Protocol> Context<'_, P> {
         if let Some(slot) = self.state.get_mut(id) {
             slot.is_final = true;
             self.state.close(id, phase, reason);
+            self.state.publish(id);
         }
     }
 
@@ -565,6 +566,7 @@ impl<P: Protocol> Context<'_, P> {
         if let Some(slot) = self.state.get_mut(id) {
             slot.is_final = true;
             self.state.doom(id, CloseReason::Aborted);
+            self.state.publish(id);
         }
     }
 }

@@ -556,6 +556,10 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     /// The earliest moment at which [`handle_timeout`](Self::handle_timeout) has something to do.
     pub(crate) fn poll_timeout(&self, config: &Config) -> Option<Instant> {
+        // A connection that closes has only its end to wait for.
+        if self.close_by.is_some() {
+            return self.close_by;
+        }
         let hello =
             if self.is_greeted { None } else { self.since.checked_add(config.hello_timeout) };
         let stalled = self.stalled_since.and_then(|since| since.checked_add(config.write_timeout));
@@ -578,6 +582,9 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         pool: &mut QueuePool,
         now: Instant,
     ) -> Option<CloseReason> {
+        if self.close_by.is_some() {
+            return None;
+        }
         let is_over = |limit: Option<Instant>| limit.is_some_and(|limit| now >= limit);
         if !self.is_greeted && is_over(self.since.checked_add(config.hello_timeout)) {
             return Some(CloseReason::HelloTimeout(config.hello_timeout));

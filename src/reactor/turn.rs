@@ -360,6 +360,20 @@ impl<H: Handler, N: Net> Engine<H, N> {
         self.state.shared.mailbox.has_post()
     }
 
+    /// What keeps the loop from waiting.
+    pub(crate) fn work(&self) -> String {
+        let State { dirty, ready, arrivals, doomed, ended, fanouts, wheel, now, .. } = &self.state;
+        let due = wheel.next_wake().is_some_and(|at| at <= *now);
+        format!(
+            "dirty {dirty:?} ready {ready:?} arrivals {arrivals:?} doomed {doomed:?} ended {} \
+             fanouts {} timers {due} listeners {:?} backlog {}",
+            ended.len(),
+            fanouts.len(),
+            self.state.listeners.iter().map(|listener| listener.is_ready).collect::<Vec<_>>(),
+            !self.backlog.is_empty(),
+        )
+    }
+
     /// Checks the invariants that hold between two turns.
     pub(crate) fn check(&self) {
         let State { slots, wheel, dirty, ready, shared, .. } = &self.state;

@@ -20,11 +20,16 @@ pub(super) struct Node<H: Handler> {
 pub(super) struct Fleet<H: Handler> {
     pub(super) world: SimWorld,
     pub(super) nodes: Vec<Node<H>>,
+    /// Turns since the time went on.
+    standing: u32,
 }
+
+/// Turns at one moment after which nothing can be happening any more but a spin.
+const SPIN: u32 = 1_000_000;
 
 impl<H: Handler> Fleet<H> {
     pub(super) fn new(world: SimWorld) -> Self {
-        Self { world, nodes: Vec::new() }
+        Self { world, nodes: Vec::new(), standing: 0 }
     }
 
     /// Starts a reactor on the host of that number, at 10.0.0.number.
@@ -55,6 +60,11 @@ impl<H: Handler> Fleet<H> {
         }
         match self.next() {
             Some(at) => {
+                self.standing = if at > self.world.now() { 0 } else { self.standing + 1 };
+                let work = || {
+                    self.nodes.iter().map(|node| node.engine.work()).collect::<Vec<_>>().join(" | ")
+                };
+                assert!(self.standing < SPIN, "the loops spin: {}", work());
                 self.world.advance_to(at);
                 true
             }

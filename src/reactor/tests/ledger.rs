@@ -1,6 +1,10 @@
 //! What a run says that it did, held against what it may do.
 
-use std::{cell::RefCell, collections::HashMap, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    rc::Rc,
+};
 
 use crate::{CallError, CloseReason, ConnId, Fate, reactor::net::sim::ConnectionId};
 
@@ -33,12 +37,14 @@ struct Sender {
     written: u64,
     unsent: u64,
     undelivered: u64,
-    /// The last number that some receiver saw.
-    last_seen: u64,
+    /// The numbers that some receiver saw.
+    seen: HashSet<u64>,
 }
 
 #[derive(Debug, Default)]
 struct Flow {
+    /// The number of the last push that came.
+    last_seen: u64,
     /// What the sender had written whole when its epoch ended.
     written: Option<u64>,
     received: Option<u64>,
@@ -66,11 +72,21 @@ impl Ledger {
     }
 
     /// A message arrived: it was accepted, and it is newer than all before it.
-    pub(super) fn received(&mut self, from: (NodeNumber, ConnId), number: u64) {
+    ///
+    /// "Newer" holds within an epoch: what an old connection still carries may come after what its
+    /// successor has brought. "Once" holds always.
+    pub(super) fn received(
+        &mut self,
+        from: (NodeNumber, ConnId),
+        channel: ConnectionId,
+        number: u64,
+    ) {
         let sender = self.senders.entry(from).or_default();
-        assert!(number > sender.last_seen, "message {number} of {from:?} came twice or late");
         assert!(number <= sender.accepted, "message {number} of {from:?} was never accepted");
-        sender.last_seen = number;
+        assert!(sender.seen.insert(number), "message {number} of {from:?} came twice");
+        let last = &mut self.flows.entry((channel, from.0 != 0)).or_default().last_seen;
+        assert!(number > *last, "message {number} of {from:?} came late");
+        *last = number;
     }
 
     /// An epoch ended at its sender: what was written whole, and what was not.
