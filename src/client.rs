@@ -160,13 +160,11 @@ impl<P: Protocol> Client<P> {
     ///
     /// The loop failed, or this is its own thread.
     pub fn stop(&self) -> Result<(), Error> {
-        match &self.worker {
-            Some(worker) => worker.stop(),
-            None => {
-                self.close();
-                Ok(())
-            }
+        if let Some(worker) = &self.worker {
+            return worker.stop();
         }
+        self.close();
+        Ok(())
     }
 }
 
@@ -181,7 +179,10 @@ impl<P: Protocol> Drop for Client<P> {
 
 impl<P: Protocol> fmt::Debug for Client<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Client").field("conn", &self.conn).field("state", &self.state()).finish()
+        f.debug_struct("Client")
+            .field("conn", &self.conn)
+            .field("state", &self.state())
+            .finish_non_exhaustive()
     }
 }
 

@@ -91,7 +91,7 @@ impl Default for Config {
             reuse_address: true,
             only_v6: false,
             nodelay: true,
-            tcp_keepalive: Some((Duration::from_secs(60), Duration::from_secs(10), 6)),
+            tcp_keepalive: Some((Duration::from_mins(1), Duration::from_secs(10), 6)),
             tcp_user_timeout: Some(Duration::from_secs(30)),
             send_buffer: None,
             receive_buffer: None,

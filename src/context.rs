@@ -185,7 +185,7 @@ impl<P: Protocol> Context<'_, P> {
     fn insert_timer(&mut self, after: Duration, token: u64, conn: Option<ConnId>) -> TimerId {
         let deadline = self.state.now.checked_add(after);
         // Beyond what an instant can say: never, which a century is.
-        let century = Duration::from_secs(100 * 365 * 86_400);
+        let century = Duration::from_hours(100 * 365 * 24);
         let deadline = deadline.unwrap_or_else(|| self.state.now + century);
         TimerId(self.state.wheel.insert(deadline, Alarm::User { token, conn }))
     }

@@ -220,7 +220,7 @@ impl<P: Protocol> Handle<P> {
     ) -> Result<Arc<CallCell>, CallError> {
         let len = body.as_slice().len();
         let charged = len + POST_OVERHEAD;
-        self.shared.board.reserve(conn, len, charged).map_err(as_call_error)?;
+        self.shared.board.reserve(conn, len, charged).map_err(|error| as_call_error(&error))?;
         let cell = Arc::new(CallCell::new());
         let (tag, body) = (body.tag().unwrap_or(0), body.into_bytes());
         let command = Command::Call { conn, tag, body, timeout, cell: cell.clone(), charged };
@@ -228,7 +228,7 @@ impl<P: Protocol> Handle<P> {
             Ok(()) => Ok(cell),
             Err(error) => {
                 self.shared.board.release(conn.slot(), charged);
-                Err(as_call_error(error))
+                Err(as_call_error(&error))
             }
         }
     }
@@ -384,7 +384,7 @@ impl<P: Protocol> Handle<P> {
         if self.is_on_loop() {
             return Err(Error::OnLoopThread);
         }
-        let answer = Arc::new(Question { answer: Mutex::new(None), told: Condvar::new() });
+        let answer = Arc::new(Question { answer: Mutex::new(Poll::Pending), told: Condvar::new() });
         // Answers with nothing if it is dropped: the closure was never run, or panicked.
         let asker = Asker(answer.clone());
         let closure = move |_: &mut dyn Any, cx: &mut Context<'_, P>| question(cx, asker);
@@ -506,14 +506,17 @@ impl<P: Protocol> Drop for PendingCall<P> {
 
 impl<P: Protocol> fmt::Debug for PendingCall<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PendingCall").field("conn", &self.conn).field("id", &self.id()).finish()
+        f.debug_struct("PendingCall")
+            .field("conn", &self.conn)
+            .field("id", &self.id())
+            .finish_non_exhaustive()
     }
 }
 
 /// Where a thread waits for the answer of a closure.
 struct Question<T> {
-    /// `Some(None)`: there is none.
-    answer: Mutex<Option<Option<T>>>,
+    /// Ready with nothing: there is none.
+    answer: Mutex<Poll<Option<T>>>,
     told: Condvar,
 }
 
@@ -521,8 +524,8 @@ impl<T> Question<T> {
     fn wait(&self) -> Option<T> {
         let mut answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if let Some(answer) = answer.take() {
-                return answer;
+            if let Poll::Ready(answer) = &mut *answer {
+                return answer.take();
             }
             answer = self.told.wait(answer).unwrap_or_else(PoisonError::into_inner);
         }
@@ -539,8 +542,8 @@ impl<T> Asker<T> {
 
     fn tell(&self, value: Option<T>) {
         let mut answer = self.0.answer.lock().unwrap_or_else(PoisonError::into_inner);
-        if answer.is_none() {
-            *answer = Some(value);
+        if answer.is_pending() {
+            *answer = Poll::Ready(value);
             self.0.told.notify_one();
         }
     }

@@ -28,6 +28,7 @@ impl ConnId {
 
     /// The id that [`as_u64`](Self::as_u64) gave.
     pub const fn from_u64(number: u64) -> Self {
+        #[expect(clippy::cast_possible_truncation, reason = "the two halves, one after the other")]
         Self { slot: number as u32, generation: (number >> 32) as u32 }
     }
 

@@ -75,8 +75,6 @@ stats! {
     slow_consumers,
     /// Times that accepting failed.
     accept_errors,
-    /// The longest turn so far, in microseconds, without the waiting.
-    longest_turn_us,
 }
 
 /// What one connection has counted in its present epoch.

@@ -97,7 +97,9 @@ impl Hasher for IdHasher {
     fn write_u64(&mut self, word: u64) {
         // A multiplication by 2^64 / φ spreads the low bits; the fold brings them back down.
         let product = u128::from(self.0 ^ word) * 0x9E37_79B9_7F4A_7C15;
-        self.0 = (product as u64) ^ (product >> 64) as u64;
+        #[expect(clippy::cast_possible_truncation, reason = "the two halves, one after the other")]
+        let folded = (product as u64) ^ (product >> 64) as u64;
+        self.0 = folded;
     }
 
     fn write_usize(&mut self, word: usize) {

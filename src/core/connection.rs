@@ -638,10 +638,6 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     pub(crate) const fn role(&self) -> Role {
         self.role
     }
-
-    pub(crate) const fn is_peer_draining(&self) -> bool {
-        self.last_handled.is_some()
-    }
 }
 
 /// The most bytes of pongs that wait for a peer which does not take them.

@@ -62,13 +62,13 @@ impl Heartbeat {
         if let Some(limit) = rules.idle_timeout
             && silence >= limit
         {
-            if silence - limit < AWAY {
+            if silence.saturating_sub(limit) < AWAY {
                 return Due::Dead;
             }
             // What the peer sent meanwhile has been read by now, if it sent anything; if it did
             // not, it had no ping of ours to answer. One interval is left to it.
             let grace = rules.interval.unwrap_or(limit).min(limit);
-            self.heard = now.checked_sub(limit - grace).unwrap_or(now);
+            self.heard = now.checked_sub(limit.saturating_sub(grace)).unwrap_or(now);
             if rules.interval.is_none() {
                 return Due::Nothing;
             }

@@ -205,11 +205,13 @@ impl<T> TimerWheel<T> {
     }
 
     /// The number of timers that were neither popped nor cancelled.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// Whether no timer is armed or due.
+    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }

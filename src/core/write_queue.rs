@@ -298,6 +298,7 @@ impl QueuePool {
     /// The most queues that are kept; with [`SPARE_BYTES`] each at most 8 MiB.
     const CAPACITY: usize = 512;
 
+    #[expect(clippy::unnecessary_box_returns, reason = "the box itself is what is pooled")]
     pub(crate) fn take(&mut self) -> Box<WriteQueue> {
         self.free.pop().unwrap_or_default()
     }

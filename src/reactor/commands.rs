@@ -187,9 +187,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
             return;
         }
         match self.state.call(conn, body, timeout, Waiter::Cell(cell.clone())) {
-            Ok(call) => {
-                if !cell.started(call.as_u64()) {
-                    self.state.give_up(conn, call.as_u64(), false);
+            Ok(id) => {
+                if !cell.started(id.as_u64()) {
+                    self.state.give_up(conn, id.as_u64(), false);
                 }
             }
             Err((error, _)) => cell.end(Err(error)),

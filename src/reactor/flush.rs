@@ -66,13 +66,12 @@ impl<H: Handler, N: Net> Engine<H, N> {
         let slot = &mut slots[id.slot() as usize];
         let Some(queue) = &slot.link.out else { return Ok(0) };
         stats.writes += 1;
-        let result = match queue.single() {
-            Some(bytes) => self.sockets.write(id.slot(), &[IoSlice::new(bytes)]),
-            None => {
-                let mut slices = [IoSlice::new(&[]); SLICES];
-                let count = queue.slices(&mut slices);
-                self.sockets.write(id.slot(), &slices[..count])
-            }
+        let result = if let Some(bytes) = queue.single() {
+            self.sockets.write(id.slot(), &[IoSlice::new(bytes)])
+        } else {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let count = queue.slices(&mut slices);
+            self.sockets.write(id.slot(), &slices[..count])
         };
         match result {
             // Not progress, and a loop that took it for that would spin.
@@ -115,7 +114,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             if slot.is_up() {
                 slot.publish(&shared.board);
                 self.state.mark_ready(id);
-                self.with_conn(id, |handler, conn| handler.on_writable(conn));
+                self.with_conn(id, H::on_writable);
             }
         }
         self.go_on_closing(id);

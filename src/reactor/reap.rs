@@ -130,7 +130,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         }
         self.state.stop = StopPhase::Stopped;
         self.backlog.fail(self.state.shared.mailbox.close());
-        self.with_context("on_stop", |handler, cx| handler.on_stop(cx));
+        self.with_context("on_stop", H::on_stop);
     }
 
     /// Stopping took too long: what is left is dropped.

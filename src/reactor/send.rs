@@ -173,7 +173,7 @@ impl<P: Protocol> State<P> {
             return Err((gone(reason), waiter));
         }
         if let Err(refused) = self.admit(id, body.as_slice().len()) {
-            return Err((as_call_error(refused), waiter));
+            return Err((as_call_error(&refused), waiter));
         }
         let slot = &mut self.slots[id.slot() as usize];
         let config = &slot.profile.config;
@@ -236,8 +236,8 @@ fn refused(refusal: CallRefusal, protocol: &'static str) -> CallError {
 }
 
 /// What a [`SendError`] means for a call.
-pub(crate) fn as_call_error(error: SendError) -> CallError {
-    match error {
+pub(crate) fn as_call_error(error: &SendError) -> CallError {
+    match *error {
         SendError::Full | SendError::MailboxFull | SendError::SlowConsumer => CallError::QueueFull,
         SendError::BodyTooLong { len, max, limit } => CallError::BodyTooLong { len, max, limit },
         SendError::Stopped => CallError::Stopped { fate: Fate::NotSent },

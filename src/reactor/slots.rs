@@ -80,6 +80,7 @@ pub(crate) enum Phase {
 }
 
 /// One connection.
+#[expect(clippy::struct_excessive_bools, reason = "facts that hold side by side")]
 pub(crate) struct Slot<P: Protocol> {
     pub(crate) id: ConnId,
     pub(crate) phase: Phase,

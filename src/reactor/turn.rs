@@ -61,7 +61,6 @@ impl<H: Handler, N: Net> Engine<H, N> {
         polled?;
         // 3. Read the clock, once.
         self.state.now = self.sockets.net.now();
-        let began = self.state.now;
         // 4. What other threads ask for.
         self.run_commands();
         // 5. Sockets.
@@ -76,7 +75,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
         // 8. Connections that ended.
         self.reap_all();
         self.finish_stop();
-        self.publish(began);
+        self.state.stats.turns += 1;
+        self.state.shared.stats.publish(&self.state.stats);
         Ok(())
     }
 
@@ -123,7 +123,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
     fn start(&mut self) {
         self.has_started = true;
         self.state.now = self.sockets.net.now();
-        self.with_context("on_start", |handler, cx| handler.on_start(cx));
+        self.with_context("on_start", H::on_start);
     }
 
     fn handle_events(&mut self) {
@@ -210,7 +210,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         self.state.mark_dirty(id);
         self.state.watch(id);
         self.state.tell_awaiters(id, None);
-        self.with_conn(id, |handler, conn| handler.on_connect(conn));
+        self.with_conn(id, H::on_connect);
         self.send_kept(id);
     }
 
@@ -285,16 +285,6 @@ impl<H: Handler, N: Net> Engine<H, N> {
             }
         }
         self.state.watch(id);
-    }
-
-    fn publish(&mut self, began: Instant) {
-        self.state.stats.turns += 1;
-        if self.state.stats.turns % 64 == 0 {
-            let took = self.sockets.net.now().saturating_duration_since(began);
-            let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-            self.state.stats.longest_turn_us = self.state.stats.longest_turn_us.max(micros);
-        }
-        self.state.shared.stats.publish(&self.state.stats);
     }
 
     // ---- callbacks ----

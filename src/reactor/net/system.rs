@@ -140,7 +140,7 @@ impl Net for System {
         if addr.is_ipv6() {
             socket.set_only_v6(options.only_v6)?;
         }
-        set_options(SockRef::from(&socket), &options.stream)?;
+        set_options(&SockRef::from(&socket), &options.stream)?;
         socket.bind(&addr.into())?;
         socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
         self.listener(socket.into(), token)
@@ -162,7 +162,7 @@ impl Net for System {
     ) -> io::Result<TcpStream> {
         let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
-        set_options(SockRef::from(&socket), options)?;
+        set_options(&SockRef::from(&socket), options)?;
         match socket.connect(&addr.into()) {
             Ok(()) => {}
             Err(error) if is_in_progress(&error) => {}
@@ -235,7 +235,7 @@ impl Net for System {
         options: &StreamOptions,
     ) -> io::Result<(TcpStream, SocketAddr)> {
         stream.set_nonblocking(true)?;
-        set_options(SockRef::from(&stream), options)?;
+        set_options(&SockRef::from(&stream), options)?;
         let peer = stream.peer_addr()?;
         Ok((TcpStream::from_std(stream), peer))
     }
@@ -247,7 +247,7 @@ impl Net for System {
         token: Token,
     ) -> io::Result<(Listener, SocketAddr)> {
         listener.set_nonblocking(true)?;
-        set_options(SockRef::from(&listener), &options.stream)?;
+        set_options(&SockRef::from(&listener), &options.stream)?;
         self.listener(listener, token)
     }
 }
@@ -267,7 +267,7 @@ fn is_in_progress(error: &io::Error) -> bool {
 }
 
 /// Options of a stream; of a listener on Linux, whose streams inherit them.
-fn set_options(socket: SockRef<'_>, options: &StreamOptions) -> io::Result<()> {
+fn set_options(socket: &SockRef<'_>, options: &StreamOptions) -> io::Result<()> {
     socket.set_tcp_nodelay(options.nodelay)?;
     if let Some((first, interval, count)) = options.keepalive {
         let keepalive = TcpKeepalive::new().with_time(first).with_interval(interval);
@@ -314,7 +314,7 @@ impl std::fmt::Debug for Lookups {
 impl Resolver {
     const THREADS: usize = 4;
 
-    fn resolve(&mut self, host: &str, port: u16, answer: Answer) {
+    fn resolve(&self, host: &str, port: u16, answer: Answer) {
         let mut lookups = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (host.to_owned(), port);
         let answers = lookups.waiting.entry(key.clone()).or_default();
