@@ -325,7 +325,7 @@ impl<P: Protocol> State<P> {
         slot.is_readable = false;
         slot.is_read_closed = false;
         slot.is_writable = false;
-        slot.has_input = false;
+        slot.input_since = None;
         slot.fate = None;
         let limit = slot.link.body_limit(&slot.profile.config);
         self.shared.board.set_max_body(id.slot(), limit);

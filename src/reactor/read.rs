@@ -1,6 +1,10 @@
 //! From the socket to the handler: reads within a budget, decodes in place, and calls.
 
-use std::{cell::Cell, io, time::Duration};
+use std::{
+    cell::Cell,
+    io,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 
@@ -90,10 +94,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
         while let Some(slot) = self.state.get_mut(id)
             && slot.can_read()
         {
-            if slot.has_input {
-                slot.has_input = false;
+            if let Some(arrived) = slot.input_since.take() {
                 let len = slot.link.read.restore(&mut reader);
-                self.handle_bytes(id, &reader[..len], None, &mut budget);
+                self.handle_bytes(id, &reader[..len], None, arrived, &mut budget);
                 continue;
             }
             if !slot.is_readable {
@@ -124,7 +127,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             self.state.mark_dirty(id);
         }
         let Some(slot) = self.state.get_mut(id) else { return };
-        if slot.has_input && slot.can_read() {
+        if slot.input_since.is_some() && slot.can_read() {
             self.state.mark_ready(id);
         }
     }
@@ -145,7 +148,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
         let found = self.judge_read(id, result, asked);
         if count > 0 {
             budget.bytes -= count;
-            self.handle_bytes(id, &reader[..kept + count], None, budget);
+            let now = self.state.now;
+            self.handle_bytes(id, &reader[..kept + count], None, now, budget);
         }
         found
     }
@@ -163,7 +167,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
         let Some(slot) = self.state.get_mut(id) else { return found };
         if count > 0 && slot.link.is_frame_whole(&slot.profile.config) {
             let frame = slot.link.read.take();
-            self.handle_bytes(id, &frame, Some(&frame), budget);
+            let now = self.state.now;
+            self.handle_bytes(id, &frame, Some(&frame), now, budget);
         }
         found
     }
@@ -214,15 +219,16 @@ impl<H: Handler, N: Net> Engine<H, N> {
         self.state.mark_dirty(id);
     }
 
-    /// Handles what was read, and keeps the rest.
+    /// Handles what arrived at that time, and keeps the rest.
     fn handle_bytes(
         &mut self,
         id: ConnId,
         bytes: &[u8],
         owner: Option<&Bytes>,
+        arrived: Instant,
         budget: &mut Budget,
     ) {
-        let (consumed, stop) = self.handle_frames(id, bytes, owner, budget);
+        let (consumed, stop) = self.handle_frames(id, bytes, owner, arrived, budget);
         let rest = &bytes[consumed..];
         let now = self.state.now;
         let Some(slot) = self.state.get_mut(id) else { return };
@@ -239,7 +245,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             Stop::Incomplete(_) => slot.link.read.keep(rest),
             Stop::Early => {
                 slot.link.read.keep(rest);
-                slot.has_input = !rest.is_empty();
+                slot.input_since = Some(arrived).filter(|_| !rest.is_empty());
             }
         }
         // A frame that began in these bytes has its own time, whatever the one before it took.
@@ -260,6 +266,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         id: ConnId,
         bytes: &[u8],
         owner: Option<&Bytes>,
+        arrived: Instant,
         budget: &mut Budget,
     ) -> (usize, Stop) {
         let mut consumed = 0;
@@ -285,7 +292,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 }
             };
             budget.messages -= 1;
-            self.handle_frame(id, frame.0, frame.1, owner);
+            self.handle_frame(id, frame.0, frame.1, owner, arrived);
         }
         (consumed, Stop::Incomplete(0))
     }
@@ -297,11 +304,12 @@ impl<H: Handler, N: Net> Engine<H, N> {
         head: Head<<H::Protocol as Protocol>::Id>,
         body: &[u8],
         owner: Option<&Bytes>,
+        arrived: Instant,
     ) {
         let now = self.state.now;
         let slot = &mut self.state.slots[id.slot() as usize];
         match slot.link.handle_frame(&head, body, &mut self.state.pool, now) {
-            Ok(Route::Message) => self.handle_message(id, head, body, owner),
+            Ok(Route::Message) => self.handle_message(id, head, body, owner, arrived),
             Ok(Route::Done) => self.after_control(id, head.kind),
             Ok(Route::Ended(pending, error)) => {
                 if let Some(key) = pending.timer {
@@ -347,16 +355,17 @@ impl<H: Handler, N: Net> Engine<H, N> {
         head: Head<<H::Protocol as Protocol>::Id>,
         body: &[u8],
         owner: Option<&Bytes>,
+        arrived: Instant,
     ) {
         self.state.stats.messages_in += 1;
         let now = self.state.now;
         let is_request = head.kind == Kind::Request;
-        if is_request && let Some((code, text)) = self.refusal(id) {
+        let wait = Duration::from_millis(u64::from(head.millis));
+        let deadline = if is_request && head.millis > 0 { arrived.checked_add(wait) } else { None };
+        if is_request && let Some((code, text)) = self.refusal(id, deadline) {
             let _ = self.state.send_error(id, head.id, code, text);
             return;
         }
-        let wait = Duration::from_millis(u64::from(head.millis));
-        let deadline = if is_request && head.millis > 0 { now.checked_add(wait) } else { None };
         let is_settled = Cell::new(false);
         let settled = &is_settled;
         let is_fine = self.with_conn(id, |handler, conn| {
@@ -375,13 +384,16 @@ impl<H: Handler, N: Net> Engine<H, N> {
     }
 
     /// Why a request is not handled.
-    fn refusal(&self, id: ConnId) -> Option<(u32, &'static str)> {
+    fn refusal(&self, id: ConnId, deadline: Option<Instant>) -> Option<(u32, &'static str)> {
         let slot = self.state.get(id)?;
         if slot.phase == Phase::Draining {
             return Some((error_code::DRAINING, "no new requests are taken"));
         }
         if slot.link.requests_in_flight() >= slot.profile.config.max_requests {
             return Some((error_code::BUSY, "too many requests are in flight"));
+        }
+        if deadline.is_some_and(|deadline| deadline <= self.state.now) {
+            return Some((error_code::EXPIRED, "the caller no longer waits"));
         }
         None
     }

@@ -97,8 +97,9 @@ pub(crate) struct Slot<P: Protocol> {
     pub(crate) is_read_closed: bool,
     /// The end of what the peer sends was read.
     pub(crate) is_eof: bool,
-    /// Whole frames wait in the connection's own buffer, which a budget or a pause left there.
-    pub(crate) has_input: bool,
+    /// Whole frames wait in the connection's own buffer, where a budget or a pause left them, since
+    /// they were read.
+    pub(crate) input_since: Option<Instant>,
     /// The application paused reading.
     pub(crate) is_paused: bool,
     /// The write queue went above its high watermark and is not yet below the low one.
@@ -296,7 +297,7 @@ impl<P: Protocol> State<P> {
             is_writable: false,
             is_read_closed: false,
             is_eof: false,
-            has_input: false,
+            input_since: None,
             is_paused: false,
             is_above: false,
             is_doomed: false,

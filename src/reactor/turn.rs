@@ -270,7 +270,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             return;
         }
         // Bytes that wait to be read are life, although nobody has looked at them yet.
-        if slot.is_readable && !slot.can_read() || slot.is_ready || slot.has_input {
+        if slot.is_readable && !slot.can_read() || slot.is_ready || slot.input_since.is_some() {
             slot.link.handle_bytes(0, *now);
         }
         match slot.link.handle_timeout(&slot.profile.config, pool, *now) {
@@ -381,7 +381,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
             assert!(!slot.is_doomed, "doomed and not reaped");
             // Readiness that nobody will hear of again is not forgotten.
             assert!(
-                !(slot.can_read() && (slot.is_readable || slot.has_input)) || slot.is_ready,
+                !(slot.can_read() && (slot.is_readable || slot.input_since.is_some()))
+                    || slot.is_ready,
                 "{:?} could be read and is in no list: {:?}",
                 slot.id,
                 slot.phase
