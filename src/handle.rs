@@ -173,6 +173,34 @@ impl<P: Protocol> Handle<P> {
         self.shared.post(Command::Broadcast { audience, tag, body }, len)
     }
 
+    /// Makes a connection a member of a group, some time later but before what this thread posts next.
+    ///
+    /// # Errors
+    ///
+    /// The mailbox is full, or the reactor has stopped.
+    pub fn join(&self, conn: ConnId, group: impl Into<Arc<str>>) -> Result<(), SendError> {
+        let group = group.into();
+        self.run(move |cx| {
+            if let Some(mut conn) = cx.conn(conn) {
+                conn.join(group);
+            }
+        })
+    }
+
+    /// Ends the membership of a connection in a group, as [`join`](Self::join) begins it.
+    ///
+    /// # Errors
+    ///
+    /// The mailbox is full, or the reactor has stopped.
+    pub fn leave(&self, conn: ConnId, group: impl Into<Arc<str>>) -> Result<(), SendError> {
+        let group = group.into();
+        self.run(move |cx| {
+            if let Some(mut conn) = cx.conn(conn) {
+                conn.leave(&group);
+            }
+        })
+    }
+
     /// Calls a peer and blocks this thread until the call has ended, which it does: with the reply,
     /// or after `timeout`, or when the connection or the reactor ends.
     ///

@@ -50,8 +50,9 @@ impl<H: Handler> Fleet<H> {
         Handle::new(self.nodes[node].engine.state.shared.clone())
     }
 
-    /// Runs everything that is due, then jumps to what is due next. False if nothing ever is.
-    pub(super) fn step(&mut self) -> bool {
+    /// Runs everything that is due, then jumps to what is due next, or to `end`. False if nothing is
+    /// due before that.
+    fn step(&mut self, end: Instant) -> bool {
         for node in &mut self.nodes {
             if !node.engine.is_stopped() {
                 node.engine.turn(Some(Duration::ZERO)).expect("the simulated poll does not fail");
@@ -59,7 +60,7 @@ impl<H: Handler> Fleet<H> {
             }
         }
         match self.next() {
-            Some(at) => {
+            Some(at) if at < end => {
                 self.standing = if at > self.world.now() { 0 } else { self.standing + 1 };
                 let work = || {
                     self.nodes.iter().map(|node| node.engine.work()).collect::<Vec<_>>().join(" | ")
@@ -68,7 +69,11 @@ impl<H: Handler> Fleet<H> {
                 self.world.advance_to(at);
                 true
             }
-            None => false,
+            _ => {
+                self.world.advance_to(end);
+                self.standing = 0;
+                false
+            }
         }
     }
 
@@ -79,10 +84,10 @@ impl<H: Handler> Fleet<H> {
         deadlines.chain(self.world.next_event()).chain(posts.then(|| self.world.now())).min()
     }
 
-    /// Runs for this long, or until nothing is due.
+    /// Runs for this long.
     pub(super) fn run_for(&mut self, time: Duration) {
         let end = self.world.now() + time;
-        while self.world.now() < end && self.step() {}
+        while self.step(end) {}
     }
 
     /// Runs until this holds; false if that takes longer than `limit`.
@@ -93,7 +98,7 @@ impl<H: Handler> Fleet<H> {
     ) -> bool {
         let end = self.world.now() + limit;
         while !holds(self) {
-            if self.world.now() >= end || !self.step() {
+            if !self.step(end) {
                 return holds(self);
             }
         }
