@@ -60,6 +60,14 @@ impl<Id: Copy + Eq + Hash, W> PendingCalls<Id, W> {
         self.table.get_mut(id)
     }
 
+    /// Takes those out of which this holds, oldest first.
+    pub(crate) fn take_where(&mut self, mut holds: impl FnMut(&Id) -> bool) -> Vec<Pending<W>> {
+        let taken = self.table.extract_if(|id, _| holds(id)).map(|(_, pending)| pending);
+        let mut taken: Vec<_> = taken.collect();
+        taken.sort_unstable_by_key(|pending| pending.number);
+        taken
+    }
+
     /// Takes all out, oldest first.
     pub(crate) fn take_all(&mut self) -> Vec<Pending<W>> {
         let mut all: Vec<_> = self.table.drain().map(|(_, pending)| pending).collect();

@@ -28,7 +28,9 @@ use crate::{
     body::Body,
     config::Config,
     error::{CloseReason, LimitBy},
-    protocol::{Correlation, DecodeError, Decoded, Head, HeartbeatBy, Hello, Kind, Protocol},
+    protocol::{
+        Correlation, DecodeError, Decoded, Goaway, Head, HeartbeatBy, Hello, Kind, Protocol,
+    },
 };
 
 /// The longest text of an error or a goaway, in bytes; a longer one is cut.
@@ -60,6 +62,9 @@ pub(crate) struct Connection<P: Protocol, W, D> {
     is_greeted: bool,
     /// The peer takes no new requests; the last of ours that it handles.
     last_handled: Option<P::Id>,
+    /// The last request of the peer's.
+    last_request: Option<P::Id>,
+    farewell: Farewell,
     heartbeat: Heartbeat,
     /// When this epoch began.
     since: Instant,
@@ -85,6 +90,22 @@ struct PeerLimits {
     max_in_flight: u32,
     idle_timeout_ms: u32,
 }
+
+/// How far we have come in saying that we take no new requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Farewell {
+    None,
+    /// The notice went out, with a ping behind it: what the peer sent before it knew comes before
+    /// the pong. A peer that does not answer is not waited for after this moment.
+    Noticed {
+        until: Instant,
+    },
+    /// The peer knows the last request that is handled.
+    Final,
+}
+
+/// How long the answer to the notice of a goaway is waited for.
+const NOTICE: Duration = Duration::from_millis(500);
 
 /// What a connection counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -148,6 +169,8 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             role,
             is_greeted,
             last_handled: None,
+            last_request: None,
+            farewell: Farewell::None,
             heartbeat: Heartbeat::new(now),
             since: now,
             frame_by: None,
@@ -267,7 +290,12 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
                     Some(talk) if talk.requests.get(&head.id).is_some() => {
                         Err(DecodeError::DuplicateRequest)
                     }
-                    _ => Ok(Route::Message),
+                    _ => {
+                        if self.farewell != Farewell::Final {
+                            self.last_request = Some(head.id);
+                        }
+                        Ok(Route::Message)
+                    }
                 }
             }
             Kind::Plain => {
@@ -293,6 +321,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             }
             Kind::Pong => {
                 self.handle_pong(now);
+                self.finish_farewell(pool);
                 Ok(Route::Done)
             }
             Kind::Cancel => Ok(match &self.talk {
@@ -350,6 +379,46 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         self.counts.late_replies = self.counts.late_replies.saturating_add(1);
         log::debug!("dropped a reply to {id:?}: no such call is in flight");
         Route::Done
+    }
+
+    // ---- our goaway ----
+
+    /// Tells the peer, where the format can, that soon no new requests are taken.
+    pub(crate) fn begin_farewell(&mut self, pool: &mut QueuePool, now: Instant) {
+        let Some(id) = self.protocol.goaway_id(Goaway::Notice) else { return };
+        if self.farewell != Farewell::None {
+            return;
+        }
+        self.farewell = Farewell::Noticed { until: now + NOTICE };
+        let ping = self.next_push_id();
+        let queue = self.out.get_or_insert_with(|| pool.take());
+        self.protocol.encode(&Head::new(Kind::Goaway, id), &[], queue.urgent());
+        self.protocol.encode(&Head::new(Kind::Ping, ping), &[], queue.urgent());
+    }
+
+    /// Tells the peer which request is the last that is handled, once it knows of the notice.
+    fn finish_farewell(&mut self, pool: &mut QueuePool) {
+        let Farewell::Noticed { .. } = self.farewell else { return };
+        self.farewell = Farewell::Final;
+        let last = self.last_request;
+        if let Some(id) = self.protocol.goaway_id(Goaway::Final { last }) {
+            let queue = self.out.get_or_insert_with(|| pool.take());
+            self.protocol.encode(&Head::new(Kind::Goaway, id), &[], queue.urgent());
+        }
+    }
+
+    /// Whether requests are still taken although the connection drains.
+    pub(crate) fn is_noticed(&self) -> bool {
+        matches!(self.farewell, Farewell::Noticed { .. })
+    }
+
+    /// Takes the calls of ours that the peer's goaway says it will not handle.
+    pub(crate) fn take_excluded_calls(&mut self) -> Vec<Pending<W>> {
+        let (Some(last), Some(talk)) = (self.last_handled, &mut self.talk) else {
+            return Vec::new();
+        };
+        let protocol = &self.protocol;
+        talk.calls.take_where(|id| !protocol.may_be_handled(id, &last))
     }
 
     // ---- what is sent ----
@@ -557,8 +626,11 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     /// The earliest moment at which [`handle_timeout`](Self::handle_timeout) has something to do.
     pub(crate) fn poll_timeout(&self, config: &Config) -> Option<Instant> {
         // A connection that closes has only its end to wait for.
-        if self.close_by.is_some() {
-            return self.close_by;
+        if let Some(by) = self.close_by {
+            return Some(match self.farewell {
+                Farewell::Noticed { until } => by.min(until),
+                _ => by,
+            });
         }
         let hello =
             if self.is_greeted { None } else { self.since.checked_add(config.hello_timeout) };
@@ -583,6 +655,9 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         now: Instant,
     ) -> Option<CloseReason> {
         if self.close_by.is_some() {
+            if matches!(self.farewell, Farewell::Noticed { until } if now >= until) {
+                self.finish_farewell(pool);
+            }
             return None;
         }
         let is_over = |limit: Option<Instant>| limit.is_some_and(|limit| now >= limit);

@@ -5,8 +5,8 @@
 use std::{error, fmt, str::FromStr};
 
 use super::{
-    Correlation, DecodeError, Decoded, Head, HeartbeatBy, Hello, Length, Native, NoId, Protocol,
-    Qtk2, Qtk3, Tcpstream, Uuid,
+    Correlation, DecodeError, Decoded, Goaway, Head, HeartbeatBy, Hello, Length, Native, NoId,
+    Protocol, Qtk2, Qtk3, Tcpstream, Uuid,
 };
 
 /// One of the shipped formats, chosen at run time: by a command line, a configuration file.
@@ -144,6 +144,17 @@ impl Protocol for Any {
 
     fn push_id(&self, n: u64, salt: u64) -> AnyId {
         each!(self, format: Id => Id(format.push_id(n, salt)))
+    }
+
+    fn goaway_id(&self, goaway: Goaway<AnyId>) -> Option<AnyId> {
+        each!(self, format: Id => match goaway {
+            Goaway::Notice => format.goaway_id(Goaway::Notice),
+            Goaway::Final { last: Some(Id(last)) } => {
+                format.goaway_id(Goaway::Final { last: Some(last) })
+            }
+            Goaway::Final { .. } => format.goaway_id(Goaway::Final { last: None }),
+        }
+        .map(Id))
     }
 
     fn may_be_handled(&self, id: &AnyId, last: &AnyId) -> bool {

@@ -152,6 +152,12 @@ pub trait Protocol: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
     /// The id of a message or a ping that nobody answers: number `n` of this connection.
     fn push_id(&self, n: u64, salt: u64) -> Self::Id;
 
+    /// The id of a goaway frame of ours. Default: the format has none.
+    fn goaway_id(&self, goaway: Goaway<Self::Id>) -> Option<Self::Id> {
+        let _ = goaway;
+        None
+    }
+
     /// Whether a peer whose goaway names `last` may have handled our request `id`. Default: yes.
     fn may_be_handled(&self, id: &Self::Id, last: &Self::Id) -> bool {
         let _ = (id, last);
@@ -284,6 +290,18 @@ pub enum HeartbeatBy {
     Dialler,
     /// Either side; a pong answers.
     Both,
+}
+
+/// The two steps in which a side says that it takes no new requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Goaway<Id> {
+    /// Soon none will be taken; those under way still are.
+    Notice,
+    /// None is taken after this one.
+    Final {
+        /// The last request that was handled, if any was.
+        last: Option<Id>,
+    },
 }
 
 /// The id of a format that has none.

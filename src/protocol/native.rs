@@ -27,7 +27,7 @@
 
 use std::ops::RangeInclusive;
 
-use super::{Correlation, DecodeError, Decoded, Head, HeartbeatBy, Kind, Protocol};
+use super::{Correlation, DecodeError, Decoded, Goaway, Head, HeartbeatBy, Kind, Protocol};
 
 const HEADER_LEN: usize = 24;
 /// The part of the header that can be wrong.
@@ -104,6 +104,13 @@ impl Protocol for Native {
     /// 0 always: nothing finds its way by the id of a push, and pings go one at a time.
     fn push_id(&self, _: u64, _: u64) -> u64 {
         0
+    }
+
+    fn goaway_id(&self, goaway: Goaway<u64>) -> Option<u64> {
+        Some(match goaway {
+            Goaway::Notice => u64::MAX,
+            Goaway::Final { last } => last.unwrap_or(0),
+        })
     }
 
     fn may_be_handled(&self, id: &u64, last: &u64) -> bool {

@@ -127,7 +127,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
         if slot.is_doomed || slot.link.has_output() {
             return;
         }
-        let is_idle = slot.link.requests_in_flight() == 0 && slot.link.calls_in_flight() == 0;
+        let is_idle = slot.link.requests_in_flight() == 0
+            && slot.link.calls_in_flight() == 0
+            && (slot.is_eof || !slot.link.is_noticed());
         match slot.phase {
             Phase::Closing => {}
             Phase::Draining if is_idle => {}

@@ -344,6 +344,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 self.state.watch(id);
             }
             Kind::Reply | Kind::Error => self.state.stats.late_replies += 1,
+            // Perhaps what draining waited for.
+            Kind::Pong => self.state.mark_dirty(id),
             _ => {}
         }
     }
@@ -386,7 +388,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
     /// Why a request is not handled.
     fn refusal(&self, id: ConnId, deadline: Option<Instant>) -> Option<(u32, &'static str)> {
         let slot = self.state.get(id)?;
-        if slot.phase == Phase::Draining {
+        if slot.phase == Phase::Draining && !slot.link.is_noticed() {
             return Some((error_code::DRAINING, "no new requests are taken"));
         }
         if slot.link.requests_in_flight() >= slot.profile.config.max_requests {

@@ -441,6 +441,13 @@ impl<P: Protocol> State<P> {
         let by = now.checked_add(slot.profile.config.close_timeout);
         slot.link.close_by = slot.link.close_by.or(by);
         self.publish(id);
+        let State { slots, pool, .. } = self;
+        if phase == Phase::Draining
+            && let Some(slot) = slots.get_mut(id.slot() as usize)
+            && !slot.is_eof
+        {
+            slot.link.begin_farewell(pool, now);
+        }
         if is_first || phase == Phase::Closing {
             self.mark_dirty(id);
             self.watch(id);
@@ -456,6 +463,9 @@ impl<P: Protocol> State<P> {
         slot.fate.get_or_insert_with(|| Box::new(CloseReason::PeerGoaway { text }));
         if let Some(dial) = &mut slot.dial {
             dial.redial_after = redial_after;
+        }
+        for pending in slot.link.take_excluded_calls() {
+            self.end_call(id, pending, CallError::PeerDraining);
         }
     }
 

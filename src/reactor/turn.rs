@@ -279,7 +279,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             }
             Some(reason) => self.state.close(id, Phase::Closing, reason),
             None => {
-                if slot.link.has_output() {
+                if slot.link.has_output() || slot.link.close_by.is_some() {
                     self.state.mark_dirty(id);
                 }
             }

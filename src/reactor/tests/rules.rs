@@ -310,3 +310,45 @@ fn fleet_of_clients_comes_back_spread_over_time() {
     let busiest = buckets.iter().max().copied().unwrap_or(0);
     assert!(busiest <= 3 * mean, "{busiest} in the busiest second, {mean} on average: {buckets:?}");
 }
+
+#[test]
+fn goaway_lets_what_is_in_flight_finish_and_proves_the_rest_unsent() {
+    let world = SimWorld::new(1);
+    let (log, caller) = (Log::default(), Log::default());
+    let server = Noting { log: log.clone(), ..Noting::default() };
+    let client = Noting { log: caller.clone(), ..Noting::default() };
+    let (mut fleet, conn) = pair(&world, server, client, &Config::new());
+    call(&mut fleet, conn, "before", Duration::from_secs(60));
+    fleet.handle(0).stop();
+    fleet.run_for(Duration::from_secs(10));
+    assert!(fleet.nodes[0].engine.is_stopped());
+    assert_eq!(log.take(), ["connect 1", "message before", "disconnect the reactor stopped"]);
+    let lines = caller.take();
+    assert_eq!(lines[..3], ["connect 1", "reply before", "disconnect the peer went away"]);
+}
+
+#[test]
+fn call_after_the_peers_goaway_is_refused_as_not_sent() {
+    let world = SimWorld::new(1);
+    let caller = Log::default();
+    // The first request pauses the server's reading, so that draining has something to wait for.
+    let server = Noting { pause: Some(Duration::from_secs(2)), ..Noting::default() };
+    let client = Noting { log: caller.clone(), ..Noting::default() };
+    let (mut fleet, conn) = pair(&world, server, client, &Config::new());
+    call(&mut fleet, conn, "first", Duration::from_secs(60));
+    fleet.run_for(Duration::from_millis(100));
+    let server_side = fleet.nodes[0].engine.context().connections().next().unwrap();
+    fleet.handle(0).drain(server_side);
+    fleet.run_for(Duration::from_millis(300));
+    let mut cx = fleet.nodes[1].engine.context();
+    let refused = cx
+        .conn(conn)
+        .unwrap()
+        .call::<Noting>("late", Duration::from_secs(1), |_, _, _| panic!("not started"))
+        .unwrap_err();
+    assert_eq!(refused, CallError::PeerDraining);
+    assert_eq!(refused.fate(), Fate::NotSent);
+    // The dialled side comes back by itself.
+    fleet.run_for(Duration::from_secs(60));
+    assert_eq!(caller.count("connect 2"), 1, "{:?}", caller.take());
+}
