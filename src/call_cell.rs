@@ -102,17 +102,16 @@ impl CallCell {
 
     /// The end, if it is there; else the task is roused when it is.
     pub(crate) fn poll(&self, context: &Context<'_>) -> Poll<Outcome> {
+        // A waker may run anything when it is cloned or dropped, so not under the lock.
+        let task = Sleeper::Task(context.waker().clone());
         let mut state = lock(&self.state);
-        match &mut *state {
-            State::Waiting { sleeper, .. } => {
-                match sleeper {
-                    Sleeper::Task(waker) => waker.clone_from(context.waker()),
-                    _ => *sleeper = Sleeper::Task(context.waker().clone()),
-                }
-                Poll::Pending
-            }
-            _ => Poll::Ready(take(&mut state)),
-        }
+        let before = match &mut *state {
+            State::Waiting { sleeper, .. } => std::mem::replace(sleeper, task),
+            _ => return Poll::Ready(take(&mut state)),
+        };
+        drop(state);
+        drop(before);
+        Poll::Pending
     }
 
     /// The number of the call, once the loop has queued it and until it ends.
@@ -125,7 +124,9 @@ impl CallCell {
 
     /// Nobody waits any more. The number under which the loop has the call, if it is in flight.
     pub(crate) fn abandon(&self) -> Option<u64> {
-        match std::mem::replace(&mut *lock(&self.state), State::Over) {
+        // Its waker is dropped after the lock is released.
+        let before = std::mem::replace(&mut *lock(&self.state), State::Over);
+        match before {
             State::Waiting { number, .. } => number,
             _ => None,
         }

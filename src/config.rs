@@ -15,6 +15,10 @@ use crate::{error::ConfigError, protocol::HeartbeatBy};
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
+/// The ancestors' own: a ping each 20 s, and 30 s until a silent peer is given up.
+const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(20);
+const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// The settings of a listener (and of what it accepts) or of a dialled connection.
 ///
 /// Setters return `&mut Self`; the whole is checked once, where it is used to listen or to dial.
@@ -107,7 +111,7 @@ impl Config {
 
     /// Sends a ping when nothing was received for this long. Zero: never.
     ///
-    /// Default: 20 s on protocols with heartbeats, else off.
+    /// Default: on protocols with heartbeats 20 s, or two thirds of a shorter idle timeout; else off.
     pub const fn heartbeat(&mut self, interval: Duration) -> &mut Self {
         self.heartbeat = Some(interval);
         self
@@ -115,8 +119,8 @@ impl Config {
 
     /// Closes a connection on which nothing was received for this long. Zero: never.
     ///
-    /// Whatever is received counts as life, what is sent does not. Default: 30 s on protocols with
-    /// heartbeats, else off.
+    /// Whatever is received counts as life, what is sent does not. Default: on protocols with
+    /// heartbeats 30 s, or one and a half of a longer heartbeat's interval; else off.
     pub const fn idle_timeout(&mut self, timeout: Duration) -> &mut Self {
         self.idle_timeout = Some(timeout);
         self
@@ -167,7 +171,7 @@ impl Config {
     }
 
     /// The write queue's watermarks, in bytes with overhead. Above `high` reading from the peer
-    /// pauses and sends from outside are refused as `Full`; below `low` both resume.
+    /// pauses and sends from outside are refused as `Full`; down at `low` both resume.
     /// Default: 256 KiB, 1 MiB.
     pub const fn watermarks(&mut self, low: usize, high: usize) -> &mut Self {
         self.low_watermark = low;
@@ -339,13 +343,18 @@ impl Config {
 
     /// The interval of heartbeats on a protocol; `None`: off.
     pub(crate) fn heartbeat_for(&self, by: HeartbeatBy) -> Option<Duration> {
-        Self::beat(self.heartbeat, by, Duration::from_secs(20))
-            .filter(|_| by != HeartbeatBy::Nobody)
+        let default = match self.idle_timeout {
+            Some(idle) if !idle.is_zero() => DEFAULT_HEARTBEAT.min(idle * 2 / 3),
+            _ => DEFAULT_HEARTBEAT,
+        };
+        Self::beat(self.heartbeat, by, default).filter(|_| by != HeartbeatBy::Nobody)
     }
 
     /// The idle timeout on a protocol; `None`: off.
     pub(crate) fn idle_timeout_for(&self, by: HeartbeatBy) -> Option<Duration> {
-        Self::beat(self.idle_timeout, by, Duration::from_secs(30))
+        let default =
+            DEFAULT_IDLE_TIMEOUT.max(self.heartbeat.unwrap_or_default().saturating_mul(3) / 2);
+        Self::beat(self.idle_timeout, by, default)
     }
 
     fn beat(set: Option<Duration>, by: HeartbeatBy, default: Duration) -> Option<Duration> {

@@ -28,7 +28,7 @@ pub struct Context<'a, P: Protocol> {
 }
 
 impl<P: Protocol> Context<'_, P> {
-    /// A connection that is up.
+    /// A connection that exists: is up, or dialled and waiting.
     pub fn conn(&mut self, id: ConnId) -> Option<Conn<'_, P>> {
         self.state.get(id).filter(|slot| slot.phase != Phase::Lingering)?;
         Some(Conn { cx: Context { state: self.state, sockets: self.sockets }, id })
@@ -414,7 +414,8 @@ impl<P: Protocol> Conn<'_, P> {
         timer
     }
 
-    /// Makes the connection a member of a group, to be reached by [`Audience::Group`].
+    /// Makes the connection a member of a group, to be reached by [`Audience::Group`]; across
+    /// reconnects, until it leaves or its id ends.
     pub fn join(&mut self, group: impl Into<Arc<str>>) {
         let group = group.into();
         let Some(slot) = self.cx.state.get_mut(self.id) else { return };

@@ -66,7 +66,7 @@ impl<P: Protocol> Shared<P> {
         }
     }
 
-    fn post(&self, command: Command<P>, bytes: usize) -> Result<(), SendError> {
+    pub(crate) fn post(&self, command: Command<P>, bytes: usize) -> Result<(), SendError> {
         self.mailbox.post(command, bytes).map_err(|refused| match refused {
             Refused::Full => SendError::MailboxFull,
             Refused::Closed => SendError::Stopped,

@@ -77,7 +77,7 @@ pub trait Handler: Sized + 'static {
         let _ = (conn, report);
     }
 
-    /// The write queue, which was above its high watermark, is below the low one.
+    /// The write queue, which was above its high watermark, is down to the low one.
     fn on_writable(&mut self, conn: &mut Conn<'_, Self::Protocol>) {
         let _ = conn;
     }

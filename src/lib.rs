@@ -52,6 +52,11 @@ mod stats;
 mod sync;
 mod worker;
 
+/// The programs in the README are tested, too.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct ReadmeExamples;
+
 pub use bytes::Bytes;
 
 pub use crate::{

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    Body, ConnId, SendError, Tagged,
+    Body, Bytes, ConnId, SendError, Tagged,
     error::error_code,
     handle::Shared,
     protocol::{Head, Kind, Protocol},
@@ -49,12 +49,27 @@ impl<P: Protocol> Responder<P> {
     ///
     /// # Errors
     ///
-    /// The connection or its epoch has ended (`Closed`), the body is too long, or the reactor has
-    /// stopped. Nothing is queued then.
+    /// The connection or its epoch has ended, or the caller gave up (`Closed`); the body is too long,
+    /// the mailbox is full, or the reactor has stopped: the caller is told with an error then, where
+    /// the format has errors.
     pub fn reply(mut self, body: impl Body) -> Result<(), SendError> {
-        let tag = body.tag().unwrap_or(self.request.tag);
-        self.shared.board.check(self.conn, body.as_slice().len())?;
-        self.answer(Answer::Reply(Tagged(tag, body.into_bytes())))
+        if !self.is_open() {
+            self.is_answered = true;
+            return Err(SendError::Closed);
+        }
+        let (tag, len) = (body.tag().unwrap_or(self.request.tag), body.as_slice().len());
+        if let Err(error) = self.shared.board.check(self.conn, len) {
+            if self.request.kind == Kind::Request {
+                let text = "the reply is too long".to_owned();
+                let _ = self.answer(Answer::Error { code: error_code::FAILED, text });
+            }
+            return Err(error);
+        }
+        let answer = Answer::Reply(Tagged(tag, body.into_bytes()));
+        // Not accepted, it is dropped unanswered, and the caller is told that.
+        self.shared.post(self.command(answer), len)?;
+        self.is_answered = true;
+        Ok(())
     }
 
     /// Answers with an error; see [`Conn::fail`](crate::Conn::fail).
@@ -70,23 +85,29 @@ impl<P: Protocol> Responder<P> {
         self.answer(Answer::Error { code, text: text.to_owned() })
     }
 
-    fn answer(&mut self, answer: Answer<Tagged<bytes::Bytes>>) -> Result<(), SendError> {
+    /// Answers with what is short, and so gets through although the mailbox is full.
+    fn answer(&mut self, answer: Answer<Tagged<Bytes>>) -> Result<(), SendError> {
         self.is_answered = true;
-        if !self.is_open() {
+        if !self.shared.board.is_open(self.conn) {
             return Err(SendError::Closed);
         }
-        let Self { conn, epoch, request, .. } = *self;
-        self.shared.post_control(Command::Respond { conn, epoch, request, answer })
+        self.shared.post_control(self.command(answer))
     }
 
-    /// Whether an answer could still reach the caller.
+    const fn command(&self, answer: Answer<Tagged<Bytes>>) -> Command<P> {
+        let Self { conn, epoch, request, .. } = *self;
+        Command::Respond { conn, epoch, request, answer }
+    }
+
+    /// Whether an answer could still be awaited: the caller did not give up, and its connection is the
+    /// one on which it asked.
     pub fn is_open(&self) -> bool {
-        self.shared.board.is_open(self.conn)
+        !self.is_cancelled()
     }
 
     /// Whether the caller gave up, or its connection ended: the work can stop.
     pub fn is_cancelled(&self) -> bool {
-        self.is_cancelled.load(Ordering::Acquire) || !self.is_open()
+        self.is_cancelled.load(Ordering::Acquire) || !self.shared.board.is_open(self.conn)
     }
 
     /// When the caller stops waiting, where it said so.

@@ -57,7 +57,8 @@ impl Reconnect {
         Self::with(Delay::Custom(Arc::new(delay)))
     }
 
-    /// Gives up after so many attempts in a row failed. Default: endless.
+    /// Gives up after so many attempts in a row failed; a connection that was lost before it had been
+    /// up for a [healthy spell](Self::healthy_after) counts as a failed attempt. Default: endless.
     #[must_use]
     pub const fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = Some(attempts);

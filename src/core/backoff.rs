@@ -29,16 +29,7 @@ impl Backoff {
         if policy.max_attempts.is_some_and(|max| self.attempts >= max) {
             return None;
         }
-        let delay = match &policy.delay {
-            Delay::Never => return None,
-            Delay::Fixed(delay) => *delay,
-            Delay::Exponential { first, cap } => {
-                let doublings = (self.attempts - 1).min(31);
-                jittered(first.saturating_mul(1 << doublings).min(*cap), rng)
-            }
-            Delay::Custom(delay) => delay(self.attempts)?,
-        };
-        Some(delay.max(no_sooner))
+        delay(policy, self.attempts, no_sooner, rng)
     }
 
     /// A connection that was up since `connected_at` was lost. As [`failed`](Self::failed).
@@ -50,15 +41,35 @@ impl Backoff {
         connected_at: Instant,
         now: Instant,
     ) -> Option<Duration> {
-        if now.saturating_duration_since(connected_at) >= policy.healthy_after {
-            self.attempts = 0;
+        if now.saturating_duration_since(connected_at) < policy.healthy_after {
+            return self.failed(policy, no_sooner, rng);
         }
-        self.failed(policy, no_sooner, rng)
+        self.attempts = 0;
+        delay(policy, 1, no_sooner, rng)
     }
 
     pub(crate) const fn attempts(&self) -> u32 {
         self.attempts
     }
+}
+
+/// The delay after so many failed attempts.
+fn delay(
+    policy: &Reconnect,
+    attempts: u32,
+    no_sooner: Duration,
+    rng: &mut Rng,
+) -> Option<Duration> {
+    let delay = match &policy.delay {
+        Delay::Never => return None,
+        Delay::Fixed(delay) => *delay,
+        Delay::Exponential { first, cap } => {
+            let doublings = (attempts - 1).min(31);
+            jittered(first.saturating_mul(1 << doublings).min(*cap), rng)
+        }
+        Delay::Custom(delay) => delay(attempts)?,
+    };
+    Some(delay.max(no_sooner))
 }
 
 /// Full jitter: anything up to the ceiling, but never nothing.
@@ -115,6 +126,16 @@ mod tests {
     }
 
     #[test]
+    fn healthy_connection_that_is_lost_is_no_failed_attempt() {
+        let policy = Reconnect::fixed(HOUR).max_attempts(1);
+        let (start, mut rng) = (start(), Rng::new(1));
+        let mut backoff = Backoff::default();
+        let lost = backoff.lost(&policy, Duration::ZERO, &mut rng, start, start + HOUR);
+        assert_eq!(lost, Some(HOUR));
+        assert_eq!(backoff.failed(&policy, Duration::ZERO, &mut rng), None);
+    }
+
+    #[test]
     fn never_gives_up_at_once() {
         assert_eq!(delays(&Reconnect::never(), 1), [None]);
     }
@@ -136,7 +157,7 @@ mod tests {
         }
         let delay =
             backoff.lost(&policy, Duration::ZERO, &mut rng, start, start + Duration::from_secs(10));
-        assert_eq!(backoff.attempts(), 1);
+        assert_eq!(backoff.attempts(), 0);
         assert!(delay.unwrap() <= Duration::from_secs(1));
     }
 

@@ -104,6 +104,9 @@ enum Farewell {
     Final,
 }
 
+/// The body of the ping behind the notice of a goaway, to know its pong by.
+const FAREWELL: &[u8] = b"goaway";
+
 /// How long the answer to the notice of a goaway is waited for.
 const NOTICE: Duration = Duration::from_millis(500);
 
@@ -239,6 +242,18 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         self.counts.bytes_in += count as u64;
     }
 
+    /// Bytes wait in the system, or here, and it is our doing that they were not handled: the peer's
+    /// deadlines begin anew.
+    pub(crate) fn handle_unread(&mut self, config: &Config, now: Instant) {
+        self.heartbeat.heard(now);
+        if self.frame_by.is_some() {
+            self.frame_by = now.checked_add(config.frame_timeout);
+        }
+        if !self.is_greeted {
+            self.since = now;
+        }
+    }
+
     /// Whether the frame that is being put together in its own buffer can be handled.
     pub(crate) fn is_frame_whole(&mut self, config: &Config) -> bool {
         if !self.read.is_endless() {
@@ -321,7 +336,9 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             }
             Kind::Pong => {
                 self.handle_pong(now);
-                self.finish_farewell(pool);
+                if body == FAREWELL {
+                    self.finish_farewell(pool);
+                }
                 Ok(Route::Done)
             }
             Kind::Cancel => Ok(match &self.talk {
@@ -393,7 +410,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         let ping = self.next_push_id();
         let queue = self.out.get_or_insert_with(|| pool.take());
         self.protocol.encode(&Head::new(Kind::Goaway, id), &[], queue.urgent());
-        self.protocol.encode(&Head::new(Kind::Ping, ping), &[], queue.urgent());
+        self.protocol.encode(&Head::new(Kind::Ping, ping), FAREWELL, queue.urgent());
     }
 
     /// Tells the peer which request is the last that is handled, once it knows of the notice.

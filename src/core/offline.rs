@@ -56,17 +56,16 @@ impl<Id> OfflineQueue<Id> {
         is_kept
     }
 
-    /// Drops what is older than `max_age`, and says how many messages and bytes that were.
-    pub(crate) fn expire(&mut self, max_age: Duration, now: Instant) -> (u64, u64) {
-        let (mut messages, mut bytes) = (0, 0);
+    /// Drops what is older than `max_age`, and says how many messages that were.
+    pub(crate) fn expire(&mut self, max_age: Duration, now: Instant) -> u64 {
+        let mut messages = 0;
         while let Some(kept) = self.messages.front()
             && now.saturating_duration_since(kept.since) > max_age
         {
             messages += 1;
-            bytes += kept.body.len() as u64;
             self.pop();
         }
-        (messages, bytes)
+        messages
     }
 
     pub(crate) fn pop(&mut self) -> Option<Kept<Id>> {
@@ -123,8 +122,8 @@ mod tests {
         let second = Duration::from_secs(1);
         push(&mut queue, "old", 1000, now);
         push(&mut queue, "new", 1000, now + second);
-        assert_eq!(queue.expire(second, now + second), (0, 0));
-        assert_eq!(queue.expire(second, now + second * 2), (1, 3));
+        assert_eq!(queue.expire(second, now + second), 0);
+        assert_eq!(queue.expire(second, now + second * 2), 1);
         assert_eq!(queue.pop().unwrap().body, "new");
     }
 }

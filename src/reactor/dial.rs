@@ -270,6 +270,7 @@ impl<P: Protocol> Context<'_, P> {
         if let Some(dial) = &mut slot.dial {
             dial.alarm = None;
         }
+        self.state.expire_offline(id);
         let timed_out = |text| NetworkError::new(io::ErrorKind::TimedOut, text);
         match phase {
             Phase::Waiting => self.start_round(id),
@@ -281,6 +282,18 @@ impl<P: Protocol> Context<'_, P> {
 }
 
 impl<P: Protocol> State<P> {
+    /// Drops what was kept for too long, so that it does not take the room of what is new.
+    pub(crate) fn expire_offline(&mut self, id: ConnId) {
+        let now = self.now;
+        let Some(slot) = self.get_mut(id) else { return };
+        let max_age = slot.profile.config.offline_age;
+        let lost = slot.dial.as_mut().map_or(0, |dial| dial.offline.expire(max_age, now));
+        if lost > 0 {
+            self.note_undelivered(id, lost);
+            self.publish(id);
+        }
+    }
+
     /// The dialled connection is up: notes since when.
     pub(crate) fn dial_succeeded(&mut self, id: ConnId) {
         self.cancel_dial_alarm(id);
@@ -324,6 +337,8 @@ impl<P: Protocol> State<P> {
         slot.is_eof = false;
         slot.is_readable = false;
         slot.is_read_closed = false;
+        slot.is_paused = false;
+        slot.is_above = false;
         slot.is_writable = false;
         slot.input_since = None;
         slot.fate = None;

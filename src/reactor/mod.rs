@@ -206,7 +206,7 @@ impl<H: Handler> Reactor<H> {
     /// Runs one turn, for those who own their loop: waits for up to `timeout` (`None`: for ever) if
     /// there is nothing to do. Whether the reactor goes on; false once it has stopped.
     ///
-    /// Between two turns another loop may wait for the [poll descriptor](Self::as_raw_fd) to become
+    /// Between two turns another loop may wait for the [poll descriptor](std::os::fd::AsRawFd::as_raw_fd) to become
     /// readable, for up to [`next_deadline`](Self::next_deadline).
     ///
     /// # Errors
@@ -315,7 +315,8 @@ impl<P: Protocol> ReactorBuilder<P> {
         self
     }
 
-    /// The most connections; more are refused. Default: the process' descriptors less 32.
+    /// The most connections; more that are accepted are refused. Default: the process' descriptors
+    /// less 32.
     #[must_use]
     pub const fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = Some(connections);

@@ -94,17 +94,22 @@ impl<H: Handler, N: Net> Engine<H, N> {
         while let Some(slot) = self.state.get_mut(id)
             && slot.can_read()
         {
-            if let Some(arrived) = slot.input_since.take() {
-                let len = slot.link.read.restore(&mut reader);
-                self.handle_bytes(id, &reader[..len], None, arrived, &mut budget);
-                continue;
-            }
-            if !slot.is_readable {
+            if slot.input_since.is_none() && !slot.is_readable {
                 break;
             }
             if budget.bytes == 0 || budget.messages == 0 {
                 self.state.mark_ready(id);
                 break;
+            }
+            if let Some(arrived) = slot.input_since.take() {
+                if slot.link.read.len() > reader.len() {
+                    let kept = slot.link.read.take();
+                    self.handle_bytes(id, &kept, Some(&kept), arrived, &mut budget);
+                } else {
+                    let len = slot.link.read.restore(&mut reader);
+                    self.handle_bytes(id, &reader[..len], None, arrived, &mut budget);
+                }
+                continue;
             }
             let is_large = slot.link.read.is_large();
             let found = if is_large {

@@ -13,9 +13,11 @@ impl<H: Handler, N: Net> Engine<H, N> {
     pub(super) fn reap_all(&mut self) {
         self.run_ended_calls();
         // A callback of this step may end more connections; they are reaped in this turn, too.
-        while let Some(id) = self.state.doomed.pop() {
-            self.reap(id);
-            self.run_ended_calls();
+        while !self.state.doomed.is_empty() {
+            for id in std::mem::take(&mut self.state.doomed) {
+                self.reap(id);
+                self.run_ended_calls();
+            }
         }
         self.report_undelivered();
     }
@@ -45,6 +47,13 @@ impl<H: Handler, N: Net> Engine<H, N> {
         let reason = slot.fate.as_deref().cloned().unwrap_or(CloseReason::Closed);
         let was_up = slot.phase >= Phase::Open;
         let is_told = std::mem::replace(&mut slot.is_told, false);
+        if !was_up
+            && self.state.awaited.iter().any(|(awaited, _)| *awaited == id)
+            && let Some(slot) = self.state.get_mut(id)
+        {
+            // Whoever waits for the first attempt is told that it failed, and has no id to close.
+            slot.is_final = true;
+        }
         let redial_in = if is_over { self.state.next_round(id) } else { None };
         if was_up && is_told {
             self.tell(id, reason.clone(), redial_in);

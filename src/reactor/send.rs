@@ -42,8 +42,10 @@ impl<P: Protocol> State<P> {
             if len > max {
                 return Err(SendError::BodyTooLong { len, max, limit });
             }
-            let dial = slot.dial.as_mut().ok_or(SendError::Closed)?;
             let max_cost = config.offline_bytes;
+            self.expire_offline(id);
+            let slot = &mut self.slots[id.slot() as usize];
+            let dial = slot.dial.as_mut().ok_or(SendError::Closed)?;
             let is_kept = dial.offline.push(wire_id, tag, body.into_bytes(), max_cost, now);
             slot.publish(&self.shared.board);
             return if is_kept { Ok(()) } else { Err(SendError::Offline) };
@@ -164,7 +166,10 @@ impl<P: Protocol> State<P> {
         let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
             return Err((gone(CloseReason::Closed), waiter));
         };
-        if !slot.is_up() {
+        if slot.phase != Phase::Open || slot.is_doomed {
+            if slot.fate.as_deref() == Some(&CloseReason::Stopped) {
+                return Err((CallError::Stopped { fate: Fate::NotSent }, waiter));
+            }
             let reason = match (slot.fate.as_deref(), &slot.dial) {
                 (Some(reason), _) => reason.clone(),
                 (None, Some(dial)) => dial.reason(),

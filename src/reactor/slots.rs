@@ -467,6 +467,7 @@ impl<P: Protocol> State<P> {
         for pending in slot.link.take_excluded_calls() {
             self.end_call(id, pending, CallError::PeerDraining);
         }
+        self.mark_dirty(id);
     }
 
     /// Ends every call of an epoch that is over, with the reason of its end.

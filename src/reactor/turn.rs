@@ -80,13 +80,14 @@ impl<H: Handler, N: Net> Engine<H, N> {
         Ok(())
     }
 
-    fn timeout(&self, max_wait: Option<Duration>) -> Option<Duration> {
+    fn timeout(&mut self, max_wait: Option<Duration>) -> Option<Duration> {
         if max_wait == Some(Duration::ZERO) || self.has_work() {
             return Some(Duration::ZERO);
         }
         let due_in = self.state.wheel.next_wake().map(|at| {
+            // The last turn, or what the caller did since, took time that must not be waited again.
             // Rounded up to what the system can wait for, so that the loop does not spin until then.
-            let wait = at.saturating_duration_since(self.state.now);
+            let wait = at.saturating_duration_since(self.sockets.net.now());
             Duration::from_millis(
                 u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX),
             )
@@ -216,15 +217,14 @@ impl<H: Handler, N: Net> Engine<H, N> {
 
     /// Sends what waited for the connection, but what is too old.
     fn send_kept(&mut self, id: ConnId) {
-        let now = self.state.now;
+        self.state.expire_offline(id);
         let Some(slot) = self.state.get_mut(id) else { return };
-        let max_age = slot.profile.config.offline_age;
         let Some(dial) = &mut slot.dial else { return };
         if dial.offline.len() == 0 {
             return;
         }
         let mut offline = std::mem::take(&mut dial.offline);
-        let (mut lost, _) = offline.expire(max_age, now);
+        let mut lost = 0;
         while let Some(kept) = offline.pop() {
             let sent = self.state.send(id, kept.id, crate::Tagged(kept.tag, kept.body));
             lost += u64::from(sent.is_err());
@@ -271,7 +271,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         }
         // Bytes that wait to be read are life, although nobody has looked at them yet.
         if slot.is_readable && !slot.can_read() || slot.is_ready || slot.input_since.is_some() {
-            slot.link.handle_bytes(0, *now);
+            slot.link.handle_unread(&slot.profile.config, *now);
         }
         match slot.link.handle_timeout(&slot.profile.config, pool, *now) {
             Some(reason @ (CloseReason::WriteStalled(_) | CloseReason::IdleTimeout(_))) => {

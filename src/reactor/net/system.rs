@@ -65,20 +65,25 @@ impl System {
     fn listener(
         &self,
         listener: net::TcpListener,
+        options: StreamOptions,
         token: Token,
     ) -> io::Result<(Listener, SocketAddr)> {
         let addr = listener.local_addr()?;
         let mut listener = mio::net::TcpListener::from_std(listener);
         self.poll.registry().register(&mut listener, mio_token(token), Interest::READABLE)?;
-        Ok((Listener { listener }, addr))
+        Ok((Listener { listener, options }, addr))
     }
 }
 
-/// A listening socket. On Linux what it accepts inherits its options.
+/// A listening socket, and what it gives to the streams that it accepts.
 #[derive(Debug)]
 pub(crate) struct Listener {
     listener: mio::net::TcpListener,
+    options: StreamOptions,
 }
+
+/// Whether an accepted socket has the options of its listener, which saves a system call for each.
+const ACCEPTED_INHERITS: bool = cfg!(target_os = "linux");
 
 impl Net for System {
     type Stream = TcpStream;
@@ -143,11 +148,15 @@ impl Net for System {
         set_options(&SockRef::from(&socket), &options.stream)?;
         socket.bind(&addr.into())?;
         socket.listen(i32::try_from(options.backlog).unwrap_or(i32::MAX))?;
-        self.listener(socket.into(), token)
+        self.listener(socket.into(), options.stream, token)
     }
 
     fn accept(&mut self, listener: &Listener) -> io::Result<(TcpStream, SocketAddr)> {
-        listener.listener.accept()
+        let (stream, peer) = listener.listener.accept()?;
+        if !ACCEPTED_INHERITS {
+            set_options(&SockRef::from(&stream), &listener.options)?;
+        }
+        Ok((stream, peer))
     }
 
     fn close_listener(&mut self, mut listener: Listener) {
@@ -248,7 +257,7 @@ impl Net for System {
     ) -> io::Result<(Listener, SocketAddr)> {
         listener.set_nonblocking(true)?;
         set_options(&SockRef::from(&listener), &options.stream)?;
-        self.listener(listener, token)
+        self.listener(listener, options.stream, token)
     }
 }
 
@@ -312,7 +321,7 @@ impl std::fmt::Debug for Lookups {
 }
 
 impl Resolver {
-    const THREADS: usize = 4;
+    const THREADS: usize = 8;
 
     fn resolve(&self, host: &str, port: u16, answer: Answer) {
         let mut lookups = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
@@ -328,7 +337,13 @@ impl Resolver {
             let thread = thread::Builder::new().name("longhaul-resolver".into());
             match thread.spawn(move || Self::work(&shared)) {
                 Ok(_) => lookups.threads += 1,
-                Err(error) => log::error!("no thread to resolve names on: {error}"),
+                Err(error) if lookups.threads == 0 => {
+                    lookups.queue.clear();
+                    for answer in lookups.waiting.drain().flat_map(|(_, answers)| answers) {
+                        answer(Err(io::Error::new(error.kind(), error.to_string())));
+                    }
+                }
+                Err(error) => log::warn!("one thread less to resolve names on: {error}"),
             }
         }
     }

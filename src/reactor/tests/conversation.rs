@@ -6,6 +6,7 @@
 use std::{
     collections::HashMap,
     env,
+    net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     thread,
     time::Duration,
@@ -13,11 +14,11 @@ use std::{
 
 use super::{
     fleet::Fleet,
-    ledger::{self, NodeNumber, SharedLedger},
+    ledger::{NodeNumber, SharedLedger},
 };
 use crate::{
-    Audience, CallError, CloseReport, Config, Conn, ConnId, Context, Handle, Handler, Incident,
-    Message, ReactorBuilder, Reconnect, Reply, Responder, Tagged,
+    Audience, CallError, CloseReason, CloseReport, Config, Conn, ConnId, Context, Handle, Handler,
+    Incident, Message, ReactorBuilder, Reconnect, Reply, Responder, Tagged,
     handler::Timer,
     protocol::{Any, Kind, Protocol as _},
     reactor::net::sim::{ConnectionId, SimRng, SimWorld},
@@ -53,6 +54,8 @@ struct Talker {
     plan: Plan,
     /// The connections that are up, with their channel.
     up: HashMap<ConnId, ConnectionId>,
+    /// Our and the peer's address of each channel.
+    ends: HashMap<ConnectionId, (SocketAddr, SocketAddr)>,
     later: Vec<(u64, Responder<Any>, bool)>,
     last_news: HashMap<(NodeNumber, ConnId), u64>,
     news: u64,
@@ -172,6 +175,7 @@ impl Handler for Talker {
         let (local, peer) = (conn.local_addr().unwrap(), conn.peer_addr().unwrap());
         let channel = self.world.find(local, peer).expect("the world knows the connection");
         assert!(self.up.insert(conn.id(), channel).is_none(), "connected twice");
+        self.ends.insert(channel, (local, peer));
         // What is sent here goes before what was kept, which the numbers of pushes don't allow for.
         if self.plan.has_calls && self.rng.chance(0.5) {
             self.call(conn);
@@ -204,7 +208,10 @@ impl Handler for Talker {
         let mut ledger = self.ledger.borrow_mut();
         let from = (self.node, conn.id());
         ledger.sent(from, channel, stats.messages_out, report.unsent_messages);
-        let is_whole = ledger::is_read_to_end(&report.reason);
+        // The network may lose what a peer wrote before it closed; what it brought must be handled.
+        let (local, peer) = self.ends[&channel];
+        let flow = self.world.flow(peer, local).expect("the world knows the connection");
+        let is_whole = report.reason == CloseReason::PeerClosed && flow.read == flow.written;
         ledger.read(self.node, channel, stats.messages_in, is_whole);
     }
 
@@ -285,6 +292,7 @@ fn run(seed: u64, world: &SimWorld) {
             rng: SimRng::new(rng.next()),
             plan: plan.clone(),
             up: HashMap::new(),
+            ends: HashMap::new(),
             later: Vec::new(),
             last_news: HashMap::new(),
             news: 0,
@@ -333,7 +341,7 @@ fn run(seed: u64, world: &SimWorld) {
 }
 
 /// Binds the server, through the errors that the seed may have planned for that.
-fn listen(fleet: &mut Fleet<Talker>, addr: std::net::SocketAddr) -> Result<(), crate::Error> {
+fn listen(fleet: &mut Fleet<Talker>, addr: SocketAddr) -> Result<(), crate::Error> {
     for _ in 0..100 {
         match fleet.nodes[0].engine.context().listen(addr) {
             Ok(_) => return Ok(()),

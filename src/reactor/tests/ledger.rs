@@ -6,7 +6,7 @@ use std::{
     rc::Rc,
 };
 
-use crate::{CallError, CloseReason, ConnId, Fate, reactor::net::sim::ConnectionId};
+use crate::{CallError, ConnId, Fate, reactor::net::sim::ConnectionId};
 
 /// Shared by all handlers of a run.
 pub(super) type SharedLedger = Rc<RefCell<Ledger>>;
@@ -195,9 +195,4 @@ impl Ledger {
             assert_eq!(accepted, ended, "messages of node {node} are unaccounted for");
         }
     }
-}
-
-/// Whether the reason says that everything the peer sent was read.
-pub(super) const fn is_read_to_end(reason: &CloseReason) -> bool {
-    matches!(reason, CloseReason::PeerClosed)
 }

@@ -352,3 +352,58 @@ fn call_after_the_peers_goaway_is_refused_as_not_sent() {
     fleet.run_for(Duration::from_secs(60));
     assert_eq!(caller.count("connect 2"), 1, "{:?}", caller.take());
 }
+
+#[test]
+fn more_frames_in_one_read_than_a_turn_handles_do_not_spin() {
+    let world = SimWorld::new(1);
+    let log = Log::default();
+    let server = Noting { log: log.clone(), ..Noting::default() };
+    let (mut fleet, conn) = pair(&world, server, Noting::default(), &Config::new());
+    for _ in 0..4096 {
+        fleet.handle(1).send(conn, "x").unwrap();
+    }
+    fleet.run_for(Duration::from_secs(10));
+    assert_eq!(log.count("message x"), 4096);
+}
+
+#[test]
+fn pause_in_the_middle_of_a_frame_does_not_count_against_the_peer() {
+    let world = SimWorld::new(1);
+    let log = Log::default();
+    let pause = Some(Duration::from_mins(2));
+    let server = Noting { log: log.clone(), pause, ..Noting::default() };
+    // A peer that waits as long for us: we answer no ping while we don't read.
+    let mut config = Config::new();
+    config.heartbeat(Duration::ZERO).idle_timeout(Duration::ZERO);
+    config.write_timeout(Duration::from_mins(10));
+    let (mut fleet, conn) = pair(&world, server, Noting::default(), &config);
+    let handle = fleet.handle(1);
+    handle.send(conn, "first").unwrap();
+    handle.send(conn, vec![b'y'; 300_000]).unwrap();
+    fleet.run_for(Duration::from_mins(5));
+    assert_eq!(
+        (log.count("message first"), log.count("message yyy")),
+        (1, 1),
+        "{:?}",
+        log.count("d")
+    );
+    assert_eq!(log.count("disconnect"), 0);
+}
+
+#[test]
+fn room_for_a_connection_that_is_down_comes_back_with_the_age_of_what_is_kept() {
+    let world = SimWorld::new(1);
+    let mut fleet = Fleet::new(world.clone());
+    let mut config = Config::new();
+    config.offline_queue(1000, Duration::from_secs(5));
+    config.reconnect(Reconnect::fixed(Duration::from_secs(1)));
+    fleet.add(2, ReactorBuilder::new(Native).config(config).seed(2), Noting::default());
+    let conn = fleet.nodes[0].engine.context().connect(SERVER).unwrap();
+    fleet.run_for(Duration::from_secs(1));
+    let handle = fleet.handle(0);
+    handle.send(conn, vec![0; 900]).unwrap();
+    fleet.run_for(Duration::from_secs(1));
+    assert_eq!(handle.send(conn, vec![0; 900]), Err(crate::SendError::Offline));
+    fleet.run_for(Duration::from_secs(10));
+    assert_eq!(handle.send(conn, vec![0; 900]), Ok(()));
+}
