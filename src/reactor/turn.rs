@@ -144,31 +144,20 @@ impl<H: Handler, N: Net> Engine<H, N> {
 
     fn handle_event(&mut self, id: ConnId, event: Event) {
         let Some(slot) = self.state.get_mut(id) else { return };
+        slot.is_readable |= event.readable;
+        slot.is_read_closed |= event.read_closed;
         if slot.phase < Phase::Open {
+            // What has arrived is read when the connection is open; no other event will tell of it.
             if slot.phase == Phase::Connecting && slot.is_dialled() {
                 self.handle_connect(id);
             }
-            // What has arrived with the connect is read now: no other event will tell of it.
-            let Some(slot) = self.state.get_mut(id) else { return };
-            slot.is_readable |= event.readable;
-            slot.is_read_closed |= event.read_closed;
-            if slot.phase >= Phase::Open && slot.is_readable {
-                self.state.mark_ready(id);
-            }
             return;
         }
-        let Some(slot) = self.state.get_mut(id) else { return };
-        slot.is_read_closed |= event.read_closed;
-        if event.writable {
-            slot.is_writable = true;
-            if slot.link.has_output() {
-                self.state.mark_dirty(id);
-            }
+        slot.is_writable |= event.writable;
+        if event.writable && slot.link.has_output() {
+            self.state.mark_dirty(id);
         }
-        if event.readable
-            && let Some(slot) = self.state.get_mut(id)
-        {
-            slot.is_readable = true;
+        if event.readable {
             self.state.mark_ready(id);
         }
     }
@@ -208,6 +197,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
         slot.is_writable = true;
         slot.link.open(&slot.profile.config, pool, *now);
         slot.publish(&shared.board);
+        if slot.is_readable {
+            self.state.mark_ready(id);
+        }
         self.state.mark_dirty(id);
         self.state.watch(id);
         self.state.tell_awaiters(id, None);

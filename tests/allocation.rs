@@ -1,0 +1,147 @@
+//! A declared length allocates nothing: only what has arrived is held.
+
+mod common;
+
+use std::{
+    io::Read,
+    sync::{Mutex, PoisonError},
+};
+
+use common::{Peer, Running, Script, config};
+use longhaul::{
+    Bytes, Config,
+    protocol::{Any, Length, Native, Tcpstream},
+};
+use peak_alloc::PeakAlloc;
+
+#[global_allocator]
+static MEMORY: PeakAlloc = PeakAlloc;
+
+/// The memory of a process is one: only one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+const KIB: usize = 1024;
+
+/// By how much the memory of the process grew at the most while `run` ran.
+fn peak_growth(run: impl FnOnce()) -> usize {
+    let before = MEMORY.current_usage();
+    MEMORY.reset_peak_usage();
+    run();
+    MEMORY.peak_usage().saturating_sub(before)
+}
+
+fn assert_costs_nothing(protocol: impl Into<Any>, max_body: usize, header: &[u8], is_legal: bool) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let protocol = protocol.into();
+    let server = Running::server(
+        protocol,
+        config(|config| {
+            config.max_body(max_body);
+        }),
+        Script::echo(),
+    );
+    let mut peer = Peer::new(server.addr, protocol);
+    peer.echo("warm");
+    let before = server.ask(|cx| cx.stats().bytes_in);
+    let growth = peak_growth(|| {
+        peer.write(header);
+        if is_legal {
+            peer.write(b"hello");
+            let all = before + header.len() as u64 + 5;
+            server.until(move |cx| cx.stats().bytes_in == all);
+        } else {
+            assert_eq!(peer.stream.read(&mut [0; 16]).unwrap(), 0, "closed");
+        }
+    });
+    assert!(growth < 64 * KIB, "{growth} bytes");
+}
+
+/// A push of 1 GiB.
+const NATIVE_GIB: [u8; 24] =
+    [0x40, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// A push of 4 MiB.
+const NATIVE_4_MIB: [u8; 24] =
+    [0, 0x40, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+#[test]
+fn native_gibibyte_over_the_maximum_allocates_nothing() {
+    assert_costs_nothing(Native, (1 << 30) - 1, &NATIVE_GIB, false);
+}
+
+#[test]
+fn native_gibibyte_within_the_maximum_allocates_nothing() {
+    assert_costs_nothing(Native, u32::MAX as usize, &NATIVE_GIB, true);
+}
+
+#[test]
+fn native_body_of_4_mib_that_has_not_come_allocates_nothing() {
+    assert_costs_nothing(Native, 8 << 20, &NATIVE_4_MIB, true);
+}
+
+#[test]
+fn length_gibibyte_over_the_maximum_allocates_nothing() {
+    assert_costs_nothing(Length::default(), (1 << 30) - 1, &[0x40, 0, 0, 0], false);
+}
+
+#[test]
+fn length_gibibyte_within_the_maximum_allocates_nothing() {
+    assert_costs_nothing(Length::default(), u32::MAX as usize, &[0x40, 0, 0, 0], true);
+}
+
+#[test]
+fn length_body_of_4_mib_that_has_not_come_allocates_nothing() {
+    assert_costs_nothing(Length::default(), 8 << 20, &[0, 0x40, 0, 0], true);
+}
+
+#[test]
+fn memory_of_a_body_is_at_most_twice_what_has_arrived() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let server = Running::server(
+        Native,
+        config(|config| {
+            config.max_body(1 << 30);
+        }),
+        Script::echo(),
+    );
+    let mut peer = Peer::new(server.addr, Native);
+    peer.echo("warm");
+    peer.write(&NATIVE_GIB);
+    let piece = vec![b'x'; 64 * KIB];
+    let before = server.ask(|cx| cx.stats().bytes_in);
+    let growth = peak_growth(|| {
+        for _ in 0..32 {
+            peer.write(&piece);
+        }
+        server.until(move |cx| cx.stats().bytes_in >= before + 2048 * 1024);
+    });
+    // Growing moves what is there: the old buffer and the new one exist at the same time.
+    assert!(growth < 2 * 2048 * KIB + 1024 * KIB + 128 * KIB, "{growth} bytes");
+}
+
+#[test]
+fn broadcast_to_a_hundred_peers_that_do_not_read_is_held_once() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut small = Config::new();
+    small.socket_buffers(8 * KIB, 0);
+    let server = Running::server(Tcpstream, small, Script::echo());
+    let peers: Vec<_> = (0..100)
+        .map(|_| {
+            let mut peer = Peer::new(server.addr, Tcpstream);
+            peer.echo("warm");
+            peer
+        })
+        .collect();
+    let body = Bytes::from(vec![b'x'; 8 * 1024 * KIB]);
+    let growth = peak_growth(|| {
+        server.handle.broadcast(body).unwrap();
+        server.until(|cx| {
+            let ids: Vec<_> = cx.connections().collect();
+            ids.iter().all(|id| cx.conn(*id).is_some_and(|conn| conn.queued() > 0))
+        });
+    });
+    // Encoded, it is held a second time; a copy for each would be 800 MiB.
+    assert!(growth < 12 * 1024 * KIB, "{growth} bytes");
+    assert_eq!(server.ask(|cx| cx.stats().encoded_broadcasts), 1);
+    drop(peers);
+}
