@@ -29,8 +29,9 @@ pub enum Error {
 impl error::Error for Error {
     fn source(&self) -> Option<&(dyn error::Error + 'static)> {
         match self {
-            Self::Io(error) => Some(error),
-            Self::Config(error) => Some(error),
+            // What is shown is the inner error itself, so its own source is the next in the chain.
+            Self::Io(error) => error.source(),
+            Self::Config(error) => error.source(),
             _ => None,
         }
     }
