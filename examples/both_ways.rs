@@ -160,10 +160,10 @@ fn run(args: &Args) -> Result<()> {
     }
     bar.finish_and_clear();
     for (name, counts) in [("server", &server), ("clients", &clients)] {
-        let [asked, answered, failed, served] =
+        let [asked, answered, failed, done] =
             [&counts.asked, &counts.answered, &counts.failed, &counts.served]
                 .map(|count| count.load(Ordering::Relaxed));
-        println!("{name}: {asked} asked, {answered} answered, {failed} failed, {served} served");
+        println!("{name}: {asked} asked, {answered} answered, {failed} failed, {done} served");
     }
     for (asking, serving) in [(&server, &clients), (&clients, &server)] {
         let answered = asking.answered.load(Ordering::Relaxed);

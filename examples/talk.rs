@@ -43,12 +43,11 @@ struct Args {
     listen: bool,
 }
 
-impl Args {
-    fn config(&self) -> Config {
-        let mut config = Config::new();
-        config.reconnect(Reconnect::never());
-        config
-    }
+/// A peer that can't be reached, or that is lost, ends the talk.
+fn config() -> Config {
+    let mut config = Config::new();
+    config.reconnect(Reconnect::never());
+    config
 }
 
 /// What is said and heard. All of its state lives on the loop.
@@ -83,7 +82,7 @@ fn talk(args: &Args) -> anyhow::Result<bool> {
         goodbye: None,
         has_failed: false,
     };
-    let mut reactor = ReactorBuilder::new(args.protocol).config(args.config()).build(talk)?;
+    let mut reactor = ReactorBuilder::new(args.protocol).config(config()).build(talk)?;
     if args.listen {
         let (_, addr) = reactor.listen(&*args.addr)?;
         eprintln!("listening on {addr} ({})", args.protocol);

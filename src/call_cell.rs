@@ -85,17 +85,17 @@ impl CallCell {
     /// Blocks the thread until the call has ended.
     pub(crate) fn wait(&self) -> Outcome {
         loop {
-            {
-                let mut state = lock(&self.state);
-                match &mut *state {
-                    State::Waiting { sleeper, .. } => {
-                        if matches!(sleeper, Sleeper::Nobody) {
-                            *sleeper = Sleeper::Thread(sync::current());
-                        }
-                    }
-                    _ => return take(&mut state),
+            let mut state = lock(&self.state);
+            let before = match &mut *state {
+                State::Waiting { sleeper: Sleeper::Thread(_), .. } => None,
+                // Perhaps the task that polled it before.
+                State::Waiting { sleeper, .. } => {
+                    Some(std::mem::replace(sleeper, Sleeper::Thread(sync::current())))
                 }
-            }
+                _ => return take(&mut state),
+            };
+            drop(state);
+            drop(before);
             sync::park();
         }
     }

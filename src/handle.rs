@@ -73,6 +73,14 @@ impl<P: Protocol> Shared<P> {
         })
     }
 
+    /// Reserves room for a post on a connection; see [`Board::reserve`].
+    fn reserve(&self, conn: ConnId, len: usize, cost: usize) -> Result<(), SendError> {
+        // A reactor that has stopped has closed its connections, and that is the reason.
+        self.board.reserve(conn, len, cost).map_err(|error| {
+            if self.mailbox.is_closed() { SendError::Stopped } else { error }
+        })
+    }
+
     /// Posts what ends something, and so must get through.
     pub(crate) fn post_control(&self, command: Command<P>) -> Result<(), SendError> {
         self.mailbox.post_control(command).map_err(|_| SendError::Stopped)
@@ -144,7 +152,7 @@ impl<P: Protocol> Handle<P> {
     fn post_send(&self, conn: ConnId, id: Option<P::Id>, body: impl Body) -> Result<(), SendError> {
         let len = body.as_slice().len();
         let charged = len + POST_OVERHEAD;
-        self.shared.board.reserve(conn, len, charged)?;
+        self.shared.reserve(conn, len, charged)?;
         let (tag, body) = (body.tag().unwrap_or(0), body.into_bytes());
         let posted = self.shared.post(Command::Send { conn, id, tag, body, charged }, len);
         if posted.is_err() {
@@ -248,7 +256,7 @@ impl<P: Protocol> Handle<P> {
     ) -> Result<Arc<CallCell>, CallError> {
         let len = body.as_slice().len();
         let charged = len + POST_OVERHEAD;
-        self.shared.board.reserve(conn, len, charged).map_err(|error| as_call_error(&error))?;
+        self.shared.reserve(conn, len, charged).map_err(|error| as_call_error(&error))?;
         let cell = Arc::new(CallCell::new());
         let (tag, body) = (body.tag().unwrap_or(0), body.into_bytes());
         let command = Command::Call { conn, tag, body, timeout, cell: cell.clone(), charged };

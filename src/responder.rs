@@ -54,7 +54,7 @@ impl<P: Protocol> Responder<P> {
     /// the format has errors.
     pub fn reply(mut self, body: impl Body) -> Result<(), SendError> {
         if !self.is_open() {
-            self.is_answered = true;
+            // Dropped unanswered, it gives its place among the requests in flight back.
             return Err(SendError::Closed);
         }
         let (tag, len) = (body.tag().unwrap_or(self.request.tag), body.as_slice().len());
@@ -82,16 +82,21 @@ impl<P: Protocol> Responder<P> {
             self.is_answered = true;
             return Err(SendError::NotAwaited);
         }
+        if !self.is_open() {
+            return Err(SendError::Closed);
+        }
         self.answer(Answer::Error { code, text: text.to_owned() })
     }
 
-    /// Answers with what is short, and so gets through although the mailbox is full.
+    /// Answers with what is short, and so gets through although the mailbox is full. A request that
+    /// was cancelled only gives its place back.
     fn answer(&mut self, answer: Answer<Tagged<Bytes>>) -> Result<(), SendError> {
         self.is_answered = true;
-        if !self.shared.board.is_open(self.conn) {
-            return Err(SendError::Closed);
+        if !self.is_cancelled() {
+            return self.shared.post_control(self.command(answer));
         }
-        self.shared.post_control(self.command(answer))
+        self.shared.post_control(self.command(Answer::Nothing))?;
+        Err(SendError::Closed)
     }
 
     const fn command(&self, answer: Answer<Tagged<Bytes>>) -> Command<P> {

@@ -1,4 +1,10 @@
 //! Connections that come and go leave nothing behind.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::large_stack_arrays,
+    reason = "a test says so by panicking, and its numbers are small"
+)]
 
 mod common;
 

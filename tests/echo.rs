@@ -1,4 +1,10 @@
 //! Messages there and back over real sockets, through the public API.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::large_stack_arrays,
+    reason = "a test says so by panicking, and its numbers are small"
+)]
 
 use std::{
     sync::mpsc::{Receiver, Sender, channel},
@@ -58,13 +64,13 @@ fn next(events: &Receiver<Event>) -> Event {
 
 fn echo_over(name: &str) {
     let protocol: Any = name.parse().unwrap();
-    let mut server = ReactorBuilder::new(protocol.clone()).build(Echo).unwrap();
+    let mut server = ReactorBuilder::new(protocol).build(Echo).unwrap();
     let (_, addr) = server.listen("127.0.0.1:0").unwrap();
     let stop = server.handle();
     let serving = std::thread::spawn(move || server.run().unwrap());
 
     let (tell, events) = channel();
-    let mut client = ReactorBuilder::new(protocol.clone()).build(Tell(tell)).unwrap();
+    let mut client = ReactorBuilder::new(protocol).build(Tell(tell)).unwrap();
     let conn = client.connect(addr).unwrap();
     let handle = client.handle();
     let calling = std::thread::spawn(move || client.run().unwrap());

@@ -1,4 +1,10 @@
 //! A reactor in a loop of somebody else's, and callbacks that do what callbacks may do.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::large_stack_arrays,
+    reason = "a test says so by panicking, and its numbers are small"
+)]
 
 mod common;
 

@@ -1,5 +1,11 @@
 //! Peers that break the rules: that connection ends with a reason that says what was wrong, and
 //! the others go on.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::large_stack_arrays,
+    reason = "a test says so by panicking, and its numbers are small"
+)]
 
 mod common;
 

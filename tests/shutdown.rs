@@ -1,5 +1,11 @@
 //! Ends that we choose: what was accepted is flushed, what is not is counted, and no end waits for
 //! ever.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::large_stack_arrays,
+    reason = "a test says so by panicking, and its numbers are small"
+)]
 
 mod common;
 

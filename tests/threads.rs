@@ -1,5 +1,11 @@
 //! Many threads and one loop: what they send arrives whole and in each thread's order, and no bound
 //! is passed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::large_stack_arrays,
+    reason = "a test says so by panicking, and its numbers are small"
+)]
 
 mod common;
 
@@ -193,7 +199,7 @@ fn question_is_answered_when_the_reactor_is_dropped() {
     let (reactor, handle) = idle(ReactorBuilder::new(Native.into()));
     let (tell, told) = channel();
     let asking = {
-        let handle = handle.clone();
+        let handle = handle;
         thread::spawn(move || tell.send(handle.ask(|_| ()).is_err()).unwrap())
     };
     // Posted before the drop or refused after it: an error in both cases.

@@ -618,6 +618,13 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         self.talk_or_new(first).requests.insert(id, deferred);
     }
 
+    /// A request that the format does not mark as one outlives its callback. What is told of the end
+    /// of the epoch: this, or what was given before.
+    pub(crate) fn defer_unmarked(&mut self, deferred: D) -> D {
+        let first = self.protocol.first_call(self.salt);
+        self.talk_or_new(first).requests.unmarked_or(deferred).clone()
+    }
+
     /// The request is being answered; `None` if that was done already.
     pub(crate) fn take_request(&mut self, id: &P::Id) -> Option<D> {
         self.talk.as_mut()?.requests.remove(id)

@@ -11,11 +11,14 @@ use std::{collections::HashMap, hash::Hash};
 pub(crate) struct OpenRequests<Id, D> {
     // The standard hasher: these ids are the peer's choice.
     table: HashMap<Id, D>,
+    /// What all requests share that the format does not mark as such: without a cancel, and with ids
+    /// that may repeat, they have nothing to be told but the end of the epoch.
+    unmarked: Option<D>,
 }
 
 impl<Id: Copy + Eq + Hash, D> Default for OpenRequests<Id, D> {
     fn default() -> Self {
-        Self { table: HashMap::new() }
+        Self { table: HashMap::new(), unmarked: None }
     }
 }
 
@@ -33,8 +36,12 @@ impl<Id: Copy + Eq + Hash, D> OpenRequests<Id, D> {
         self.table.get(id)
     }
 
+    pub(crate) fn unmarked_or(&mut self, new: D) -> &D {
+        self.unmarked.get_or_insert(new)
+    }
+
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = D> {
-        self.table.drain().map(|(_, deferred)| deferred)
+        self.table.drain().map(|(_, deferred)| deferred).chain(self.unmarked.take())
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -1,7 +1,10 @@
 //! What is sent, from callbacks and from the mailbox alike: messages, answers and calls.
 
 use std::{
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -19,6 +22,8 @@ use crate::{
 pub(crate) enum Answer<B> {
     Reply(B),
     Error { code: u32, text: String },
+    /// The caller no longer waits: the request only ends.
+    Nothing,
 }
 
 impl<P: Protocol> State<P> {
@@ -119,12 +124,16 @@ impl<P: Protocol> State<P> {
             return Err(SendError::Closed);
         }
         let is_marked = request.kind == Kind::Request;
-        let cancelled = slot.link.take_request(&request.id);
-        if is_marked && cancelled.is_none() {
+        let is_cancelled = slot.link.take_request(&request.id);
+        if is_marked && is_cancelled.is_none() {
             return Err(SendError::NotAwaited);
         }
         if slot.phase == Phase::Draining {
             self.mark_dirty(id);
+        }
+        if is_cancelled.is_some_and(|is_cancelled| is_cancelled.load(Ordering::Acquire)) {
+            // The caller would drop it as late.
+            return Err(SendError::Closed);
         }
         match answer {
             Answer::Reply(body) => {
@@ -139,17 +148,18 @@ impl<P: Protocol> State<P> {
                 sent
             }
             Answer::Error { code, text } => self.send_error(id, request.id, code, &text),
+            Answer::Nothing => Ok(()),
         }
     }
 
     /// Keeps a request for an answer after its callback.
     pub(crate) fn defer(&mut self, id: ConnId, request: &Head<P::Id>) -> Arc<AtomicBool> {
         let is_cancelled = Arc::new(AtomicBool::new(false));
-        if request.kind == Kind::Request
-            && let Some(slot) = self.get_mut(id)
-        {
-            slot.link.defer(request.id, is_cancelled.clone());
+        let Some(slot) = self.get_mut(id) else { return is_cancelled };
+        if request.kind != Kind::Request {
+            return slot.link.defer_unmarked(is_cancelled);
         }
+        slot.link.defer(request.id, is_cancelled.clone());
         is_cancelled
     }
 

@@ -441,7 +441,7 @@ impl<P: Protocol> State<P> {
         let by = now.checked_add(slot.profile.config.close_timeout);
         slot.link.close_by = slot.link.close_by.or(by);
         self.publish(id);
-        let State { slots, pool, .. } = self;
+        let Self { slots, pool, .. } = self;
         if phase == Phase::Draining
             && let Some(slot) = slots.get_mut(id.slot() as usize)
             && !slot.is_eof

@@ -278,8 +278,7 @@ fn run(seed: u64, world: &SimWorld) {
     ledger.borrow_mut().has_only_pushes = !plan.has_calls;
     let mut fleet = Fleet::new(world.clone());
     let builder = |rng: &mut SimRng| {
-        let builder =
-            ReactorBuilder::new(plan.protocol.clone()).config(config(rng)).seed(rng.next());
+        let builder = ReactorBuilder::new(plan.protocol).config(config(rng)).seed(rng.next());
         // Where kinds tell replies from requests both sides may use the same ids.
         let is_near_end = plan.protocol.name() == "native" && rng.chance(0.2);
         if is_near_end { builder.first_call(u64::MAX - 3) } else { builder }

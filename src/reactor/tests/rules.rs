@@ -268,7 +268,7 @@ fn messages_kept_while_down_arrive_in_order_and_old_ones_do_not() {
 #[test]
 fn calls_are_refused_at_once_while_down() {
     let world = SimWorld::new(1);
-    let mut fleet = Fleet::new(world.clone());
+    let mut fleet = Fleet::new(world);
     fleet.add(2, ReactorBuilder::new(Native).seed(2), Noting::default());
     let conn = fleet.nodes[0].engine.context().connect(SERVER).unwrap();
     fleet.run_for(Duration::from_secs(1));
@@ -289,7 +289,7 @@ fn fleet_of_clients_comes_back_spread_over_time() {
     const CLIENTS: usize = 2000;
     let world = SimWorld::new(7);
     let log = Log::default();
-    let mut fleet = Fleet::new(world.clone());
+    let mut fleet = Fleet::new(world);
     let server = Noting { log: log.clone(), ..Noting::default() };
     fleet.add(1, ReactorBuilder::new(Native).seed(1), server);
     fleet.add(2, ReactorBuilder::new(Native).seed(2), Noting::default());
@@ -393,7 +393,7 @@ fn pause_in_the_middle_of_a_frame_does_not_count_against_the_peer() {
 #[test]
 fn room_for_a_connection_that_is_down_comes_back_with_the_age_of_what_is_kept() {
     let world = SimWorld::new(1);
-    let mut fleet = Fleet::new(world.clone());
+    let mut fleet = Fleet::new(world);
     let mut config = Config::new();
     config.offline_queue(1000, Duration::from_secs(5));
     config.reconnect(Reconnect::fixed(Duration::from_secs(1)));
