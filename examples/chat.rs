@@ -1,0 +1,154 @@
+//! A chat server: rooms are groups, and who reads too slowly is cut off alone.
+//!
+//! ```sh
+//! cargo run --release --example chat -- --listen 127.0.0.1:7002
+//! cargo run --release --example talk -- 127.0.0.1:7002
+//! ```
+//!
+//! Everyone starts in the room `lobby`. `/name NICK`, `/join ROOM`, `/who` and `/quit` are
+//! commands; every other line goes to the room.
+#![allow(clippy::print_stdout, reason = "a program that talks on its terminal")]
+
+use std::{
+    io::{Write, stdout},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use longhaul::{
+    Audience, CloseReport, Config, Conn, Handler, Message, Reactor, ReactorBuilder, protocol::Any,
+};
+
+/// A chat server with rooms and names.
+#[derive(Parser)]
+struct Args {
+    /// Where to listen
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7002")]
+    listen: String,
+    /// The wire format
+    #[arg(long, value_name = "native|tcpstream|qtk3|qtk2|length", default_value_t)]
+    protocol: Any,
+    /// How many bytes may wait for a reader before it is cut off
+    #[arg(long, value_name = "BYTES", default_value_t = 256 * 1024)]
+    hard_limit: usize,
+}
+
+/// Who a connection is; kept with it.
+struct Guest {
+    name: String,
+    room: String,
+}
+
+/// Nothing to keep: who is where is known by the connections and their groups.
+struct Chat;
+
+type Link<'a> = Conn<'a, Any>;
+
+impl Chat {
+    /// Tells everyone in the guest's room.
+    fn announce(conn: &mut Link<'_>, line: &str) {
+        if let Some(room) = conn.data::<Guest>().map(|guest| guest.room.clone()) {
+            conn.broadcast(Audience::group(room), line);
+        }
+    }
+
+    fn rename(conn: &mut Link<'_>, name: &str) {
+        let Some(guest) = conn.data_mut::<Guest>() else { return };
+        let before = std::mem::replace(&mut guest.name, name.to_owned());
+        Self::announce(conn, &format!("* {before} is now {name}"));
+    }
+
+    fn enter(conn: &mut Link<'_>, room: &str) {
+        let Some(guest) = conn.data_mut::<Guest>() else { return };
+        let before = std::mem::replace(&mut guest.room, room.to_owned());
+        let name = guest.name.clone();
+        conn.leave(&before);
+        conn.join(room);
+        conn.broadcast(Audience::group(before), format!("* {name} left for {room}"));
+        Self::announce(conn, &format!("* {name} came"));
+    }
+
+    /// The names in the guest's room.
+    fn who(conn: &mut Link<'_>) {
+        let Some(room) = conn.data::<Guest>().map(|guest| guest.room.clone()) else { return };
+        let ids: Vec<_> = conn.connections().collect();
+        let mut names = Vec::new();
+        for id in ids {
+            if let Some(other) = conn.conn(id)
+                && let Some(guest) = other.data::<Guest>()
+                && guest.room == room
+            {
+                names.push(guest.name.clone());
+            }
+        }
+        let _ = conn.send(format!("* in {room}: {}", names.join(", ")));
+    }
+}
+
+impl Handler for Chat {
+    type Protocol = Any;
+
+    fn on_connect(&mut self, conn: &mut Link<'_>) {
+        let name = format!("guest-{}", conn.id());
+        conn.set_data(Guest { name: name.clone(), room: "lobby".into() });
+        conn.join("lobby");
+        Self::announce(conn, &format!("* {name} came"));
+    }
+
+    fn on_message(&mut self, conn: &mut Link<'_>, msg: Message<'_, Any>) {
+        let text = msg.text();
+        let (command, rest) = text.split_once(' ').unwrap_or((&text, ""));
+        match (command, rest.trim()) {
+            ("/name", name) if !name.is_empty() => Self::rename(conn, name),
+            ("/join", room) if !room.is_empty() => Self::enter(conn, room),
+            ("/who", "") => Self::who(conn),
+            ("/quit", "") => conn.close(),
+            _ if text.starts_with('/') => {
+                let _ = conn.send("* /name NICK, /join ROOM, /who, /quit");
+            }
+            _ => {
+                let name = conn.data::<Guest>().map(|guest| guest.name.clone());
+                Self::announce(conn, &format!("{}: {text}", name.unwrap_or_default()));
+            }
+        }
+    }
+
+    fn on_disconnect(&mut self, conn: &mut Link<'_>, report: &CloseReport) {
+        let name = conn.data::<Guest>().map(|guest| guest.name.clone()).unwrap_or_default();
+        say(&format!("{name} ({}): {report}", conn.id()));
+        Self::announce(conn, &format!("* {name} left"));
+    }
+}
+
+fn main() -> ExitCode {
+    env_logger::init();
+    match serve(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(args: &Args) -> Result<()> {
+    let mut config = Config::new();
+    // A line is short: who is behind by a quarter of the limit is not listened to for a while.
+    config.watermarks(args.hard_limit / 8, args.hard_limit / 4).hard_limit(args.hard_limit);
+    config.max_body(16 * 1024);
+    let mut reactor: Reactor<Chat> =
+        ReactorBuilder::new(args.protocol).config(config).build(Chat)?;
+    let (_, addr) =
+        reactor.listen(&args.listen).with_context(|| format!("can't listen on {}", args.listen))?;
+    let handle = reactor.handle();
+    ctrlc::set_handler(move || handle.stop())?;
+    say(&format!("listening on {addr} ({})", args.protocol));
+    Ok(reactor.run()?)
+}
+
+/// Prints a line at once; a terminal that is gone is no reason to stop.
+fn say(line: &str) {
+    let mut out = stdout().lock();
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
