@@ -1,100 +1,107 @@
-//! Both sides of each connection call the other at the same time, thousands in flight.
+//! A server and its clients call each other over the same connections, all at the same time.
 //!
 //! ```sh
-//! cargo run --release --example both_ways -- --clients 4 --calls 100000 --in-flight 2000
+//! cargo run --release --example both_ways -- --clients 8 --calls 100000 --in-flight 2000
 //! ```
 //!
-//! Server and clients in one program. Every call carries a number and is answered with it; at the
-//! end both sides' counts are printed, and must agree.
-#![allow(clippy::print_stdout, reason = "a program that talks on its terminal")]
+//! On each connection both sides keep thousands of calls in flight, with the same ids. At the end
+//! what one side asked must be what the other has answered; if not, the status is not 0.
+
+#![allow(clippy::print_stdout, reason = "a program that prints")]
 
 use std::{
     process::ExitCode,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Sender, channel},
+        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     },
     time::Duration,
 };
 
-use anyhow::{Result, ensure};
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
 use longhaul::{
-    CallError, Conn, Handler, Message, Reactor, ReactorBuilder, Reply, protocol::Native,
+    CallError, Client, ClientBuilder, Config, Conn, Handler, Message, ReactorBuilder, Reply,
+    Server, protocol::Native,
 };
 
-/// Server and clients call each other over the same connections.
-#[derive(Parser)]
+/// How long one call may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Lets a server and its clients call each other.
+#[derive(Clone, Copy, Parser)]
 struct Args {
-    /// How many clients
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    /// Connections
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=1000))]
     clients: u64,
-    /// How many calls each side makes on each connection
-    #[arg(long, value_name = "M", default_value_t = 100_000)]
+    /// Calls each way on each connection
+    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..))]
     calls: u64,
-    /// How many of them are in flight at a time
-    #[arg(long, value_name = "K", default_value_t = 2000, value_parser = clap::value_parser!(u64).range(1..=4096))]
-    in_flight: u64,
+    /// Calls in flight each way on each connection
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u16).range(1..))]
+    in_flight: u16,
 }
 
-/// What one side has counted.
+/// What one side has done; read by the main thread.
 #[derive(Default)]
 struct Counts {
-    asked: AtomicU64,
+    /// Calls that got the right reply.
+    replied: AtomicU64,
+    /// Requests of the other side's that were answered.
     answered: AtomicU64,
-    failed: AtomicU64,
-    served: AtomicU64,
 }
 
-/// One side: asks as much as it may, and answers what it is asked.
+/// One side: asks on every connection, and answers what is asked.
 struct Side {
+    args: Args,
     counts: Arc<Counts>,
-    calls: u64,
-    in_flight: u64,
-    /// Told once for each connection on which all was answered.
-    done: Sender<()>,
-    bar: ProgressBar,
+    /// Told once if a call fails, and closed with the handler.
+    failed: Sender<String>,
 }
 
-/// How far one connection has come.
-struct Progress {
-    asked: u64,
+/// The calls of one connection, kept with it.
+#[derive(Default)]
+struct Flow {
+    started: u64,
     ended: u64,
 }
 
-const TIMEOUT: Duration = Duration::from_secs(60);
-
 impl Side {
-    /// Asks the next question; its end asks the one after.
-    fn ask(&mut self, conn: &mut Conn<'_, Native>) {
-        let Some(progress) = conn.data_mut::<Progress>() else { return };
-        if progress.asked == self.calls {
-            return;
-        }
-        progress.asked += 1;
-        let number = progress.asked;
-        self.counts.asked.fetch_add(1, Ordering::Relaxed);
-        let ended = move |side: &mut Self,
-                          conn: &mut Conn<'_, Native>,
-                          result: Result<Reply<'_>, CallError>| {
-            let is_right = result.is_ok_and(|reply| reply.body() == number.to_be_bytes());
-            side.ended(conn, is_right);
-        };
-        if conn.call::<Self>(&number.to_be_bytes(), TIMEOUT, ended).is_err() {
-            self.ended(conn, false);
+    /// Starts calls until as many are in flight as may be.
+    fn ask(&self, conn: &mut Conn<'_, Native>) {
+        while let Some(flow) = conn.data_mut::<Flow>()
+            && flow.started < self.args.calls
+            && flow.started - flow.ended < u64::from(self.args.in_flight)
+        {
+            let number = flow.started;
+            flow.started += 1;
+            let asked =
+                conn.call(&number.to_be_bytes(), TIMEOUT, move |side: &mut Self, conn, result| {
+                    side.take_reply(conn, number, result);
+                });
+            if let Err(error) = asked {
+                let _ = self.failed.send(format!("call {number} did not start: {error}"));
+                return;
+            }
         }
     }
 
-    fn ended(&mut self, conn: &mut Conn<'_, Native>, is_right: bool) {
-        let count = if is_right { &self.counts.answered } else { &self.counts.failed };
-        count.fetch_add(1, Ordering::Relaxed);
-        self.bar.inc(1);
-        let Some(progress) = conn.data_mut::<Progress>() else { return };
-        progress.ended += 1;
-        if progress.ended == self.calls {
-            let _ = self.done.send(());
+    fn take_reply(
+        &self,
+        conn: &mut Conn<'_, Native>,
+        number: u64,
+        result: Result<Reply<'_>, CallError>,
+    ) {
+        match result {
+            Ok(reply) if reply.body() == number.to_be_bytes() => {
+                self.counts.replied.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(_) => drop(self.failed.send(format!("call {number} got the reply of another"))),
+            Err(error) => drop(self.failed.send(format!("call {number}: {error}"))),
+        }
+        if let Some(flow) = conn.data_mut::<Flow>() {
+            flow.ended += 1;
         }
         self.ask(conn);
     }
@@ -104,23 +111,21 @@ impl Handler for Side {
     type Protocol = Native;
 
     fn on_connect(&mut self, conn: &mut Conn<'_, Native>) {
-        conn.set_data(Progress { asked: 0, ended: 0 });
-        for _ in 0..self.in_flight.min(self.calls) {
-            self.ask(conn);
-        }
+        conn.set_data(Flow::default());
+        self.ask(conn);
     }
 
     fn on_message(&mut self, conn: &mut Conn<'_, Native>, msg: Message<'_, Native>) {
         if conn.reply(&msg, &msg).is_ok() {
-            self.counts.served.fetch_add(1, Ordering::Relaxed);
+            self.counts.answered.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
 
 fn main() -> ExitCode {
-    env_logger::init();
-    match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+    match run(Args::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -128,48 +133,53 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> Result<()> {
-    let total = 2 * args.clients * args.calls;
-    let bar = ProgressBar::new(total).with_style(ProgressStyle::with_template(
-        "{bar:40} {pos} of {len} calls, {per_sec}, {eta} left",
-    )?);
-    let (done, ends) = channel();
-    let [server, clients] = [Arc::new(Counts::default()), Arc::new(Counts::default())];
-    let side = |counts: &Arc<Counts>| Side {
-        counts: counts.clone(),
-        calls: args.calls,
-        in_flight: args.in_flight,
-        done: done.clone(),
-        bar: bar.clone(),
+/// Whether both sides counted the same.
+fn run(args: Args) -> anyhow::Result<bool> {
+    let mut config = Config::new();
+    config.max_calls(args.in_flight.into()).max_requests(args.in_flight.into());
+    let (failed, failures) = channel();
+    let side = |failed| {
+        let counts = Arc::new(Counts::default());
+        (counts.clone(), Side { args, counts, failed })
     };
-    let mut serving: Reactor<Side> = ReactorBuilder::new(Native).build(side(&server))?;
-    let (_, addr) = serving.listen("127.0.0.1:0")?;
-    let mut calling: Reactor<Side> = ReactorBuilder::new(Native).build(side(&clients))?;
-    for _ in 0..args.clients {
-        calling.connect(addr)?;
+    let (server_counts, side_of_server) = side(failed.clone());
+    let (client_counts, side_of_clients) = side(failed);
+
+    let builder = ReactorBuilder::new(Native).config(config.clone());
+    let server = Server::bind_with("127.0.0.1:0", builder, side_of_server)?;
+    let builder = ClientBuilder::new(Native).config(config.clone());
+    let first = builder.connect_with(server.addr(), side_of_clients)?;
+    // The others are guests of its reactor, and of its handler.
+    let others: Result<Vec<_>, _> = (1..args.clients)
+        .map(|_| Client::connect_on(&first.handle(), server.addr(), &Native, &config))
+        .collect();
+
+    let total = args.clients * args.calls;
+    await_all(2 * total, [&server_counts, &client_counts], &failures)?;
+    drop(others?);
+    first.stop()?;
+    server.stop()?;
+
+    let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    let [asked, answered] = [read(&client_counts.replied), read(&server_counts.answered)];
+    println!("clients asked {asked}, the server answered {answered}");
+    let [asked_back, answered_back] = [read(&server_counts.replied), read(&client_counts.answered)];
+    println!("the server asked {asked_back}, clients answered {answered_back}");
+    Ok([asked, answered, asked_back, answered_back] == [total; 4])
+}
+
+/// Shows the progress until `total` calls have their replies, or one has failed.
+fn await_all(total: u64, counts: [&Counts; 2], failures: &Receiver<String>) -> anyhow::Result<()> {
+    let style = "{bar:40} {human_pos}/{human_len} calls, {per_sec}, {eta} left";
+    let progress = ProgressBar::new(total).with_style(ProgressStyle::with_template(style)?);
+    while progress.position() < total {
+        match failures.recv_timeout(Duration::from_millis(50)) {
+            Ok(failure) => anyhow::bail!(failure),
+            Err(RecvTimeoutError::Disconnected) => anyhow::bail!("both sides ended early"),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        progress.set_position(counts.iter().map(|c| c.replied.load(Ordering::Relaxed)).sum());
     }
-    let handles = [calling.handle(), serving.handle()];
-    let threads =
-        [std::thread::spawn(move || calling.run()), std::thread::spawn(move || serving.run())];
-    if args.calls > 0 {
-        (0..2 * args.clients).try_for_each(|_| ends.recv())?;
-    }
-    handles.iter().for_each(longhaul::Handle::stop);
-    for thread in threads {
-        thread.join().expect("the loop catches panics")?;
-    }
-    bar.finish_and_clear();
-    for (name, counts) in [("server", &server), ("clients", &clients)] {
-        let [asked, answered, failed, done] =
-            [&counts.asked, &counts.answered, &counts.failed, &counts.served]
-                .map(|count| count.load(Ordering::Relaxed));
-        println!("{name}: {asked} asked, {answered} answered, {failed} failed, {done} served");
-    }
-    for (asking, serving) in [(&server, &clients), (&clients, &server)] {
-        let answered = asking.answered.load(Ordering::Relaxed);
-        ensure!(answered == args.clients * args.calls, "{answered} calls were answered");
-        ensure!(answered == serving.served.load(Ordering::Relaxed), "the counts do not agree");
-    }
-    println!("the counts agree");
+    progress.finish_and_clear();
     Ok(())
 }

@@ -1,13 +1,15 @@
-//! Calls a server, once or many times, and says how long that took.
+//! Calls a server once, or many times to see how fast it answers.
 //!
 //! ```sh
 //! cargo run --release --example call -- 127.0.0.1:7001 hello
-//! cargo run --release --example call -- 127.0.0.1:7001 hello --repeat 100000 --threads 8
+//! cargo run --release --example call -- 127.0.0.1:7001 --repeat 1000000 --threads 64 hello
 //! ```
 //!
-//! Once it prints the reply. Many times it shows a progress bar, then calls per second and the
-//! percentiles of their latency. A call that failed ends it with one line and a status of 1.
-#![allow(clippy::print_stdout, reason = "a program that talks on its terminal")]
+//! The reply goes to standard output; with `--repeat` it is the rate, and how long calls took. A
+//! call that fails ends the program with one line, which tells whether the request may have left,
+//! and a status that is not 0.
+
+#![allow(clippy::print_stdout, reason = "a program that prints")]
 
 use std::{
     process::ExitCode,
@@ -16,13 +18,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow};
-use clap::Parser;
+use anyhow::{Context, anyhow};
+use clap::{Parser, builder::RangedU64ValueParser};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
-use longhaul::{Client, ClientBuilder, protocol::Any};
+use longhaul::{Bytes, CallError, Client, ClientBuilder, Config, Reconnect, protocol::Any};
 
-/// Calls a server, once or many times, and says how long that took.
+/// Calls a server, and prints its reply.
 #[derive(Parser)]
 struct Args {
     /// The server to call
@@ -30,24 +32,31 @@ struct Args {
     /// What to ask
     text: String,
     /// The wire format
-    #[arg(long, value_name = "native|tcpstream|qtk3|qtk2|length", default_value_t)]
+    #[arg(long, value_name = "native|tcpstream|qtk3|qtk2", default_value_t)]
     protocol: Any,
-    /// How long a reply may take, in seconds; fractions are fine
-    #[arg(long, value_name = "SECS", default_value_t = 5.0)]
-    timeout: f64,
-    /// How many calls, in all
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
-    repeat: u64,
-    /// How many threads call at the same time
-    #[arg(long, value_name = "T", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
-    threads: u64,
-    /// How many connections the threads share
-    #[arg(long, value_name = "C", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1024))]
-    connections: u64,
+    /// How long to wait for each reply
+    #[arg(long, value_name = "SECS", default_value = "5", value_parser = seconds)]
+    timeout: Duration,
+    /// Call so many times, and print how fast that went
+    #[arg(long, value_name = "N")]
+    repeat: Option<u64>,
+    /// With --repeat: call from so many threads
+    #[arg(long, value_name = "T", default_value = "1", value_parser = at_least_one())]
+    threads: usize,
+    /// With --repeat: spread the threads over so many connections
+    #[arg(long, value_name = "C", default_value = "1", value_parser = at_least_one())]
+    connections: usize,
+}
+
+fn seconds(text: &str) -> anyhow::Result<Duration> {
+    Ok(Duration::try_from_secs_f64(text.parse()?)?)
+}
+
+fn at_least_one() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..)
 }
 
 fn main() -> ExitCode {
-    env_logger::init();
     match run(&Args::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -57,78 +66,95 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> Result<()> {
-    let timeout = Duration::try_from_secs_f64(args.timeout).context("--timeout")?;
-    let connect = |_| {
-        ClientBuilder::new(args.protocol)
-            .connect(args.addr.as_str())
-            .with_context(|| format!("can't connect to {}", args.addr))
-    };
-    let clients = (0..args.connections).map(connect).collect::<Result<Vec<Client<Any>>>>()?;
-    if args.repeat == 1 {
-        let reply = clients[0].call(&args.text, timeout)?;
-        println!("{}", String::from_utf8_lossy(&reply));
-        return Ok(());
+fn run(args: &Args) -> anyhow::Result<()> {
+    let clients = connect(args).with_context(|| format!("connecting to {}", args.addr))?;
+    match args.repeat {
+        None => println!("{}", String::from_utf8_lossy(&call(&clients[0], args)?)),
+        Some(calls) => measure(args, &clients, calls)?,
     }
-    let bar = ProgressBar::new(args.repeat).with_style(ProgressStyle::with_template(
-        "{bar:40} {pos} of {len} calls, {per_sec}, {eta} left",
+    clients.iter().try_for_each(Client::stop)?;
+    Ok(())
+}
+
+/// All connections are of one reactor, the first client's.
+fn connect(args: &Args) -> Result<Vec<Client<Any>>, longhaul::Error> {
+    let mut config = Config::new();
+    config.reconnect(Reconnect::never());
+    let first = ClientBuilder::new(args.protocol).config(config.clone()).connect(&*args.addr)?;
+    let handle = first.handle();
+    let more = (1..args.connections)
+        .map(|_| Client::connect_on(&handle, &*args.addr, &args.protocol, &config));
+    std::iter::once(Ok(first)).chain(more).collect()
+}
+
+fn call(client: &Client<Any>, args: &Args) -> anyhow::Result<Bytes> {
+    client.call(&args.text, args.timeout).map_err(|error| anyhow!(with_fate(&error)))
+}
+
+/// The error, and whether it is safe to call again.
+fn with_fate(error: &CallError) -> String {
+    let (text, fate) = (error.to_string(), format!("({})", error.fate()));
+    if text.ends_with(&fate) { text } else { format!("{text} {fate}") }
+}
+
+/// Makes `calls` calls from all threads together.
+fn measure(args: &Args, clients: &[Client<Any>], calls: u64) -> anyhow::Result<()> {
+    // Drawn on standard error, and not at all where that is no terminal.
+    let progress = ProgressBar::new(calls).with_style(ProgressStyle::with_template(
+        "{bar:40} {human_pos}/{human_len} calls, {per_sec}, {eta} left",
     )?);
-    let left = AtomicU64::new(args.repeat);
+    let taken = AtomicU64::new(0);
     let began = now();
     let latencies = thread::scope(|scope| {
         let threads: Vec<_> = (0..args.threads)
-            .map(|thread| {
-                let client = &clients[usize::try_from(thread % args.connections).unwrap_or(0)];
-                let (left, bar) = (&left, &bar);
-                scope.spawn(move || repeat(client, &args.text, timeout, left, bar))
-            })
+            .map(|number| &clients[number % clients.len()])
+            .map(|client| scope.spawn(|| call_in_turn(args, client, calls, &taken, &progress)))
             .collect();
-        let mut all = Histogram::<u64>::new(3)?;
+        let mut all = Histogram::new(3)?;
         for thread in threads {
-            all.add(thread.join().map_err(|_| anyhow!("a thread panicked"))??)?;
+            all += thread.join().expect("a thread that calls does not panic")?;
         }
         anyhow::Ok(all)
-    })?;
-    let took = began.elapsed();
-    bar.finish_and_clear();
-    report(&latencies, took);
-    clients.iter().try_for_each(|client| client.stop().map_err(Into::into))
+    });
+    let took = now() - began;
+    progress.finish_and_clear();
+    report(&latencies?, took);
+    Ok(())
 }
 
-/// One thread's calls: as many as are left.
-fn repeat(
+/// Takes one call after the other while there are any; how many microseconds each took.
+fn call_in_turn(
+    args: &Args,
     client: &Client<Any>,
-    text: &str,
-    timeout: Duration,
-    left: &AtomicU64,
-    bar: &ProgressBar,
-) -> Result<Histogram<u64>> {
+    calls: u64,
+    taken: &AtomicU64,
+    progress: &ProgressBar,
+) -> anyhow::Result<Histogram<u64>> {
     let mut latencies = Histogram::new(3)?;
-    while left
-        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
-        .is_ok()
-    {
+    while taken.fetch_add(1, Ordering::Relaxed) < calls {
         let began = now();
-        client.call(text, timeout)?;
-        latencies.record(u64::try_from(began.elapsed().as_nanos())?)?;
-        bar.inc(1);
+        if let Err(error) = call(client, args) {
+            // One failure is enough: the others find no more to do.
+            taken.store(calls, Ordering::Relaxed);
+            return Err(error);
+        }
+        latencies.record(u64::try_from((now() - began).as_micros())?)?;
+        progress.inc(1);
     }
     Ok(latencies)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "for people")]
 fn report(latencies: &Histogram<u64>, took: Duration) {
-    let calls = latencies.len();
-    println!("{calls} calls in {took:.2?}: {:.0} a second", calls as f64 / took.as_secs_f64());
-    for (name, quantile) in
-        [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999), ("max", 1.0)]
-    {
-        let latency = Duration::from_nanos(latencies.value_at_quantile(quantile));
-        println!("{name:>6} {latency:.1?}");
+    #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 53 bits")]
+    let rate = latencies.len() as f64 / took.as_secs_f64();
+    println!("{} calls in {took:.2?}: {rate:.0} calls/s", latencies.len());
+    for (name, quantile) in [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)] {
+        println!("{name:>6} {:>9} µs", latencies.value_at_quantile(quantile));
     }
+    println!("{:>6} {:>9} µs", "max", latencies.max());
 }
 
-#[expect(clippy::disallowed_methods, reason = "this program measures")]
+#[expect(clippy::disallowed_methods, reason = "this measures the crate from outside")]
 fn now() -> Instant {
     Instant::now()
 }

@@ -76,9 +76,9 @@ impl<P: Protocol> Shared<P> {
     /// Reserves room for a post on a connection; see [`Board::reserve`].
     fn reserve(&self, conn: ConnId, len: usize, cost: usize) -> Result<(), SendError> {
         // A reactor that has stopped has closed its connections, and that is the reason.
-        self.board.reserve(conn, len, cost).map_err(|error| {
-            if self.mailbox.is_closed() { SendError::Stopped } else { error }
-        })
+        self.board
+            .reserve(conn, len, cost)
+            .map_err(|error| if self.mailbox.is_closed() { SendError::Stopped } else { error })
     }
 
     /// Posts what ends something, and so must get through.

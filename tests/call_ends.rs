@@ -1,4 +1,13 @@
 //! Calls in flight when their connection ends: they end with it, for the reason for which it ended.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::large_stack_arrays,
+    clippy::needless_pass_by_value,
+    clippy::redundant_closure_for_method_calls,
+    clippy::similar_names,
+    reason = "a test says so by panicking, and its numbers are small"
+)]
 
 mod common;
 
@@ -66,10 +75,8 @@ fn ends_at_once(end: impl Fn(&mut Asking), reason: &CloseReason) {
         for dials in [true, false] {
             let mut asking = Asking::new(protocol.parse().unwrap(), dials);
             end(&mut asking);
-            asking.expect(&CallError::Disconnected {
-                reason: reason.clone(),
-                fate: Fate::MaybeSent,
-            });
+            asking
+                .expect(&CallError::Disconnected { reason: reason.clone(), fate: Fate::MaybeSent });
         }
     }
 }

@@ -1,4 +1,13 @@
 //! Calls whose time runs out, and what their callee learns of it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::large_stack_arrays,
+    clippy::needless_pass_by_value,
+    clippy::redundant_closure_for_method_calls,
+    clippy::similar_names,
+    reason = "a test says so by panicking, and its numbers are small"
+)]
 
 mod common;
 
@@ -13,12 +22,13 @@ use std::{
 };
 
 use common::{
-    PATIENCE, Peer, Running, Script, config, frame, now, pass,
+    PATIENCE, Peer, Running, Script, config, frame, now,
     pair::{NEVER, Pair, Side, WITH_CALLS, block_on, not_redialled},
+    pass,
 };
 use longhaul::{
-    CallError, Client, ClientBuilder, Config, Conn, Fate, Handler, Message,
-    Responder, SendError, Server, error_code,
+    CallError, Client, ClientBuilder, Config, Conn, Fate, Handler, Message, Responder, SendError,
+    Server, error_code,
     protocol::{Any, AnyId, Head, Kind, Native},
 };
 
@@ -145,11 +155,10 @@ fn timeout_sends_a_cancel_and_a_reply_does_not() {
     assert_eq!(side.call("never answered", SHORT), Err(TIMED_OUT));
     let request = next_of_calls(&mut peer);
     let cancel = next_of_calls(&mut peer);
-    assert_eq!((request.kind, cancel.kind, request.id == cancel.id), (
-        Kind::Request,
-        Kind::Cancel,
-        true
-    ));
+    assert_eq!(
+        (request.kind, cancel.kind, request.id == cancel.id),
+        (Kind::Request, Kind::Cancel, true)
+    );
     for _ in 0..2 {
         let call = side.call_async("answered", NEVER);
         let request = next_of_calls(&mut peer);
@@ -352,7 +361,9 @@ fn timeouts_shorter_than_some_replies_end_each_call_once() {
                             assert_eq!(reply, "done");
                             answered.fetch_add(1, Ordering::Relaxed);
                         }
-                        Err(CallError::Timeout { .. }) => _ = timed_out.fetch_add(1, Ordering::Relaxed),
+                        Err(CallError::Timeout { .. }) => {
+                            _ = timed_out.fetch_add(1, Ordering::Relaxed);
+                        }
                         Err(error) => panic!("{error}"),
                     }
                 }
@@ -395,14 +406,17 @@ fn million_calls_of_which_a_tenth_times_out_leave_nothing_behind() {
             while self.started < TOTAL && self.started - (self.ended[0] + self.ended[1]) < WINDOW {
                 let number = self.started;
                 self.started += 1;
-                let is_kept = number % 10 == 0;
+                let is_kept = number.is_multiple_of(10);
                 let timeout = if is_kept { Duration::from_millis(3) } else { NEVER };
                 let body = if is_kept { "x" } else { "y" };
                 conn.call(body, timeout, move |caller: &mut Self, conn, result| {
                     match result {
                         Ok(_) => assert!(!is_kept),
                         Err(error) => {
-                            assert!(is_kept && matches!(error, CallError::Timeout { .. }), "{error}");
+                            assert!(
+                                is_kept && matches!(error, CallError::Timeout { .. }),
+                                "{error}"
+                            );
                         }
                     }
                     caller.ended[usize::from(is_kept)] += 1;

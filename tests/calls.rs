@@ -3,6 +3,9 @@
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
     clippy::large_stack_arrays,
+    clippy::needless_pass_by_value,
+    clippy::redundant_closure_for_method_calls,
+    clippy::similar_names,
     reason = "a test says so by panicking, and its numbers are small"
 )]
 
@@ -356,7 +359,7 @@ fn one_call_more_than_we_permit_is_refused() {
     let ours = config(|config| _ = config.max_calls(2));
     let pair = Pair::with(
         Native,
-        ours.clone(),
+        ours,
         keeping(keep.clone()),
         not_redialled().max_calls(2).clone(),
         keeping(keep),

@@ -3,6 +3,9 @@
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
     clippy::large_stack_arrays,
+    clippy::needless_pass_by_value,
+    clippy::redundant_closure_for_method_calls,
+    clippy::similar_names,
     reason = "a test says so by panicking, and its numbers are small"
 )]
 
@@ -98,7 +101,7 @@ impl Handler for Side {
     type Protocol = Any;
 
     fn on_message(&mut self, conn: &mut Conn<'_, Any>, msg: Message<'_, Any>) {
-        self.first_request.get_or_insert(msg.id());
+        self.first_request.get_or_insert_with(|| msg.id());
         let (from, number) = (msg.body()[0], &msg.body()[1..9]);
         let number = u64::from_be_bytes(number.try_into().unwrap());
         let seen = &mut self.asked[usize::try_from(number).unwrap()];

@@ -1,4 +1,13 @@
 //! `Client` and `Server`: a reactor on a thread of its own, or one for many clients.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::large_stack_arrays,
+    clippy::needless_pass_by_value,
+    clippy::redundant_closure_for_method_calls,
+    clippy::similar_names,
+    reason = "a test says so by panicking, and its numbers are small"
+)]
 
 mod common;
 
@@ -126,8 +135,7 @@ fn client_without_a_handler_leaves_requests_unanswered() {
 #[test]
 fn client_of_another_protocol_is_made_by_its_builder() {
     let (handler, _told) = echo::<Tcpstream>();
-    let server =
-        Server::bind_with("127.0.0.1:0", ReactorBuilder::new(Tcpstream), handler).unwrap();
+    let server = Server::bind_with("127.0.0.1:0", ReactorBuilder::new(Tcpstream), handler).unwrap();
     let client = ClientBuilder::new(Tcpstream).connect(server.addr()).unwrap();
     assert_eq!(client.call("hello", NEVER).unwrap(), "hello");
 }

@@ -1,4 +1,13 @@
 //! Calls as futures, under executors that know nothing of the crate.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::large_stack_arrays,
+    clippy::needless_pass_by_value,
+    clippy::redundant_closure_for_method_calls,
+    clippy::similar_names,
+    reason = "a test says so by panicking, and its numbers are small"
+)]
 
 mod common;
 
@@ -231,7 +240,9 @@ fn futures_dropped_while_their_replies_arrive_leave_nothing_behind() {
         let call = side.call_async(&number.to_be_bytes(), NEVER);
         // Each thousandth is waited for, so that the rest is at every stage when it is dropped.
         match number {
-            _ if number % 1000 == 999 => assert_eq!(block_on(call).unwrap(), &number.to_be_bytes()[..]),
+            _ if number % 1000 == 999 => {
+                assert_eq!(block_on(call).unwrap(), &number.to_be_bytes()[..]);
+            }
             _ if number % 3 == 0 && kept.len() < 100 => kept.push(call),
             _ if number % 7 == 0 => kept.clear(),
             _ => drop(call),

@@ -1,4 +1,13 @@
 //! Answers that come after the callback of their request, from a timer or from another thread.
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::large_stack_arrays,
+    clippy::needless_pass_by_value,
+    clippy::redundant_closure_for_method_calls,
+    clippy::similar_names,
+    reason = "a test says so by panicking, and its numbers are small"
+)]
 
 mod common;
 
@@ -237,8 +246,7 @@ fn answer_after_a_reconnect(protocol: &str) {
     let (client, kept) = keeping();
     let soon = impatient().reconnect(Reconnect::fixed(Duration::ZERO)).clone();
     let pair = Pair::with(protocol, Config::new(), Script::new(), soon, client);
-    let _calls =
-        [(); 4].map(|()| pair.accepting_side().call_async("of the first epoch", NEVER));
+    let _calls = [(); 4].map(|()| pair.accepting_side().call_async("of the first epoch", NEVER));
     let [checked, replied, failed, dropped] = [(); 4].map(|()| next(&kept));
     pair.client.events.connected();
     pair.server.handle.abort(pair.accepted);

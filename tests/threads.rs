@@ -4,6 +4,9 @@
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
     clippy::large_stack_arrays,
+    clippy::needless_pass_by_value,
+    clippy::redundant_closure_for_method_calls,
+    clippy::similar_names,
     reason = "a test says so by panicking, and its numbers are small"
 )]
 

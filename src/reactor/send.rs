@@ -21,7 +21,10 @@ use crate::{
 #[derive(Debug)]
 pub(crate) enum Answer<B> {
     Reply(B),
-    Error { code: u32, text: String },
+    Error {
+        code: u32,
+        text: String,
+    },
     /// The caller no longer waits: the request only ends.
     Nothing,
 }
