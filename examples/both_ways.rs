@@ -123,6 +123,7 @@ impl Handler for Side {
 }
 
 fn main() -> ExitCode {
+    env_logger::init();
     match run(Args::parse()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,

@@ -10,14 +10,14 @@
 use std::{
     fmt::Display,
     io::{self, Write},
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::SocketAddr,
     process::{self, ExitCode},
     sync::mpsc::{Sender, channel},
     thread,
     time::Duration,
 };
 
-use anyhow::anyhow;
+use anyhow::Context as _;
 use clap::Parser;
 use longhaul::{
     CallError, ClientBuilder, Config, Conn, Context, Handler, Message, ReactorBuilder, Stats,
@@ -25,9 +25,13 @@ use longhaul::{
     protocol::{Any, Kind},
 };
 
-/// Sends back what it gets.
+/// Sends back what it gets, and tells once a second how much, while there is traffic.
+#[derive(Default)]
 struct Echo {
-    statistics: Option<Statistics>,
+    is_quiet: bool,
+    /// Whether the timer for the next line runs. It does not without traffic: an idle server sleeps.
+    is_line_due: bool,
+    last: Stats,
 }
 
 impl Handler for Echo {
@@ -40,43 +44,23 @@ impl Handler for Echo {
             Kind::Push => conn.send(&msg),
             _ => conn.reply(&msg, &msg),
         };
-        if let Some(statistics) = &mut self.statistics {
-            statistics.handle_traffic(conn);
-        }
-    }
-
-    fn on_timer(&mut self, cx: &mut Context<'_, Any>, _: Timer) {
-        if let Some(statistics) = &mut self.statistics {
-            statistics.show(cx);
-        }
-    }
-}
-
-/// One line a second while there is traffic. Without traffic no timer runs: an idle server sleeps.
-#[derive(Default)]
-struct Statistics {
-    is_due: bool,
-    shown: Stats,
-}
-
-impl Statistics {
-    fn handle_traffic(&mut self, cx: &mut Context<'_, Any>) {
-        if !self.is_due {
-            self.is_due = true;
+        if !self.is_quiet && !self.is_line_due {
+            self.is_line_due = true;
+            let cx: &mut Context<'_, Any> = conn; // a timer that outlives the connection
             cx.set_timer(Duration::from_secs(1), 0);
         }
     }
 
-    fn show(&mut self, cx: &Context<'_, Any>) {
-        let now = cx.stats();
+    fn on_timer(&mut self, cx: &mut Context<'_, Any>, _: Timer) {
+        self.is_line_due = false;
+        let last = std::mem::replace(&mut self.last, cx.stats());
         say(format_args!(
-            "{} connections; in the last second {} messages, {} bytes in, {} bytes out",
-            now.connections,
-            now.messages_in - self.shown.messages_in,
-            now.bytes_in - self.shown.bytes_in,
-            now.bytes_out - self.shown.bytes_out,
+            "last second: messages {}, bytes in {}, bytes out {}; connections {}",
+            self.last.messages_in - last.messages_in,
+            self.last.bytes_in - last.bytes_in,
+            self.last.bytes_out - last.bytes_out,
+            self.last.connections,
         ));
-        *self = Self { is_due: false, shown: now };
     }
 }
 
@@ -102,7 +86,7 @@ fn main() -> ExitCode {
     match serve(&Args::try_parse().unwrap_or_else(|error| refuse(&error))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -111,45 +95,40 @@ fn main() -> ExitCode {
 fn serve(args: &Args) -> anyhow::Result<()> {
     let mut config = Config::new();
     config.max_body(args.max_body);
-    let echo = Echo { statistics: (!args.quiet).then(Statistics::default) };
+    let echo = Echo { is_quiet: args.quiet, ..Echo::default() };
     let mut reactor = ReactorBuilder::new(args.protocol).config(config.clone()).build(echo)?;
-    let handle = reactor.handle();
-    ctrlc::set_handler(move || handle.stop())?;
     let (_, addr) = reactor
         .listen(&*args.listen)
-        .map_err(|error| anyhow!("can't listen on {}: {error}", args.listen))?;
+        .with_context(|| format!("can't listen on {}", args.listen))?;
+    let handle = reactor.handle();
+    ctrlc::set_handler(move || handle.stop())?;
     say(format_args!("listening on {addr} ({})", args.protocol));
 
     if !args.quiet {
         let client = ClientBuilder::new(args.protocol).config(config);
         thread::spawn(move || {
             if let Err(error) = say_hello(client, addr) {
-                eprintln!("the built-in client failed: {error}");
+                eprintln!("the built-in client failed: {error:#}");
             }
         });
     }
     Ok(reactor.run()?)
 }
 
-/// What a client is: it connects, says hello, and hears the answer.
-fn say_hello(client: ClientBuilder<Any>, mut addr: SocketAddr) -> anyhow::Result<()> {
+/// All that a client does: it connects, says hello, hears the answer, and goes.
+fn say_hello(client: ClientBuilder<Any>, addr: SocketAddr) -> anyhow::Result<()> {
     const TIMEOUT: Duration = Duration::from_secs(5);
-    match addr {
-        SocketAddr::V4(v4) if v4.ip().is_unspecified() => addr.set_ip(Ipv4Addr::LOCALHOST.into()),
-        SocketAddr::V6(v6) if v6.ip().is_unspecified() => addr.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
     let (told, pushes) = channel();
     let client = client.connect_with(addr, Ear(told))?;
     let answer = match client.call("hello", TIMEOUT) {
-        // The protocol only has messages, so what comes back is one, too.
+        // The protocol has nothing but messages, so what comes back is one, too.
         Err(CallError::NoCalls { .. }) => {
             client.send("hello")?;
             pushes.recv_timeout(TIMEOUT)?
         }
         answer => String::from_utf8_lossy(&answer?).into_owned(),
     };
-    say(format_args!("the built-in client said 'hello', and the server answered '{answer}'"));
+    say(format_args!("the built-in client said 'hello', the server answered '{answer}'"));
     Ok(client.stop()?)
 }
 
@@ -169,8 +148,7 @@ fn say(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
-/// Ends the program because of its arguments: with the help that was asked for, or with one line
-/// that says what is wrong with them.
+/// Ends the program: with the help that was asked for, or with one line that says what is wrong.
 fn refuse(error: &clap::Error) -> ! {
     if !error.use_stderr() {
         error.exit()

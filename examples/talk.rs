@@ -1,13 +1,13 @@
 //! A netcat for framed connections: lines in, messages out, and the other way round.
 //!
 //! ```sh
-//! cargo run --release --example talk -- 127.0.0.1:7001 --protocol native
-//! cargo run --release --example talk -- 127.0.0.1:7001 --listen
+//! cargo run --release --example talk -- 127.0.0.1:7001
+//! cargo run --release --example talk -- 127.0.0.1:7001 --protocol length --listen
 //! ```
 //!
 //! Each line of standard input is sent as a message. Standard output has one line per event:
 //! `connected`, `message TEXT`, `disconnected REASON`, `error TEXT`. At the end of input it waits
-//! until the peer is quiet, and closes. The status tells whether all went well.
+//! until the peer is quiet, and closes. The exit status tells whether all went well.
 
 use std::{
     fmt::Display,
@@ -24,13 +24,7 @@ use longhaul::{
     ReactorBuilder, Reconnect, Timer, TimerId, protocol::Any,
 };
 
-/// How long the peer must have said nothing, after the end of input, to be taken to have answered.
-const QUIET: Duration = Duration::from_millis(500);
-
-/// Lines that were read and wait for a connection that can take them. More stay in the pipe.
-const LINES: usize = 64;
-
-/// Sends each line of standard input as a message, and prints one line per event.
+/// Sends each line of standard input as a message, and prints a line per event.
 #[derive(Parser)]
 struct Args {
     /// The peer to connect to, or with --listen where to listen
@@ -41,23 +35,6 @@ struct Args {
     /// Listen, and talk with everyone who connects
     #[arg(long)]
     listen: bool,
-}
-
-/// A peer that can't be reached, or that is lost, ends the talk.
-fn config() -> Config {
-    let mut config = Config::new();
-    config.reconnect(Reconnect::never());
-    config
-}
-
-/// What is said and heard. All of its state lives on the loop.
-struct Talk {
-    lines: Receiver<io::Result<Vec<u8>>>,
-    is_listening: bool,
-    peers: Vec<ConnId>,
-    /// Set once the input has ended and all of it was sent; due when the peers were quiet.
-    goodbye: Option<TimerId>,
-    has_failed: bool,
 }
 
 fn main() -> ExitCode {
@@ -74,15 +51,13 @@ fn main() -> ExitCode {
 
 /// Whether all went well.
 fn talk(args: &Args) -> anyhow::Result<bool> {
+    /// Lines that were read and wait for a peer who takes them. More stay in the pipe.
+    const LINES: usize = 64;
     let (read, lines) = sync_channel(LINES);
-    let talk = Talk {
-        lines,
-        is_listening: args.listen,
-        peers: Vec::new(),
-        goodbye: None,
-        has_failed: false,
-    };
-    let mut reactor = ReactorBuilder::new(args.protocol).config(config()).build(talk)?;
+    let talk = Talk { lines, next: None, goodbye: None, has_failed: false };
+    let mut config = Config::new();
+    config.reconnect(Reconnect::never());
+    let mut reactor = ReactorBuilder::new(args.protocol).config(config).build(talk)?;
     if args.listen {
         let (_, addr) = reactor.listen(&*args.addr)?;
         eprintln!("listening on {addr} ({})", args.protocol);
@@ -96,47 +71,70 @@ fn talk(args: &Args) -> anyhow::Result<bool> {
     Ok(!reactor.handler().has_failed)
 }
 
-/// Hands over one line after the other; blocks while the peer does not take them.
-fn read_lines(read: SyncSender<io::Result<Vec<u8>>>, handle: &Handle<Any>) {
+/// Hands over one line after the other, and rouses the loop for it.
+fn read_lines(read: SyncSender<Vec<u8>>, handle: &Handle<Any>) {
     let pump = || handle.run_with(Talk::pump).is_ok();
     for line in io::stdin().lock().split(b'\n') {
-        let is_last = line.is_err();
-        if read.send(line).is_err() || !pump() || is_last {
+        let is_taken = match line {
+            // Blocks while the peers take nothing.
+            Ok(line) => read.send(line).is_ok() && pump(),
+            Err(error) => {
+                let _ = handle.run_with(move |talk: &mut Talk, cx| talk.fail(cx, error));
+                false
+            }
+        };
+        if !is_taken {
             break;
         }
     }
-    drop(read); // which is how the handler learns of the end
+    drop(read); // which tells that this was the end
     pump();
 }
 
+/// What is said and heard, on the loop.
+struct Talk {
+    lines: Receiver<Vec<u8>>,
+    /// Taken from `lines`, and not yet sent.
+    next: Option<Vec<u8>>,
+    /// Runs once all input was sent: until it is due, the peers may answer.
+    goodbye: Option<TimerId>,
+    has_failed: bool,
+}
+
 impl Talk {
-    /// Sends what was read, as long as every peer takes it.
+    /// Sends what was read, while there are peers and all of them take it.
     fn pump(&mut self, cx: &mut Context<'_, Any>) {
-        while !self.peers.is_empty() && self.peers.iter().all(|id| is_writable(cx, *id)) {
-            match self.lines.try_recv() {
-                Ok(Ok(line)) => self.send(cx, &line),
-                Ok(Err(error)) => self.fail(cx, format_args!("standard input: {error}")),
+        loop {
+            let line = match self.next.take().map_or_else(|| self.lines.try_recv(), Ok) {
+                Ok(line) => line,
                 Err(TryRecvError::Empty) => return,
-                Err(TryRecvError::Disconnected) => return self.await_quiet(cx),
+                Err(TryRecvError::Disconnected) => return self.wait_for_quiet(cx),
+            };
+            let peers: Vec<ConnId> = cx.connections().collect();
+            let is_writable = |peer| cx.conn(peer).is_some_and(|conn| conn.is_writable());
+            if peers.is_empty() || !peers.iter().copied().all(is_writable) {
+                self.next = Some(line);
+                return;
+            }
+            for peer in peers {
+                if let Some(Err(error)) = cx.conn(peer).map(|mut conn| conn.send(&line)) {
+                    self.fail(cx, error);
+                }
             }
         }
     }
 
-    fn send(&mut self, cx: &mut Context<'_, Any>, line: &[u8]) {
-        for peer in self.peers.clone() {
-            let sent = cx.conn(peer).map(|mut conn| conn.send(line));
-            if let Some(Err(error)) = sent {
-                self.fail(cx, error);
-            }
-        }
-    }
-
-    /// Says goodbye when nobody has said anything for a while.
-    fn await_quiet(&mut self, cx: &mut Context<'_, Any>) {
+    /// All input was sent. It ends when there was a peer, and no peer has said anything for a while.
+    fn wait_for_quiet(&mut self, cx: &mut Context<'_, Any>) {
+        const QUIET: Duration = Duration::from_millis(500);
         if let Some(timer) = self.goodbye.take() {
             cx.cancel_timer(timer);
         }
-        self.goodbye = Some(cx.set_timer(QUIET, 0));
+        if cx.connections().next().is_some() {
+            self.goodbye = Some(cx.set_timer(QUIET, 0));
+        } else if cx.stats().disconnected > 0 {
+            cx.stop();
+        }
     }
 
     fn fail(&mut self, cx: &mut Context<'_, Any>, error: impl Display) {
@@ -150,14 +148,13 @@ impl Handler for Talk {
 
     fn on_connect(&mut self, conn: &mut Conn<'_, Any>) {
         say(conn, "connected");
-        self.peers.push(conn.id());
         self.pump(conn);
     }
 
     fn on_message(&mut self, conn: &mut Conn<'_, Any>, msg: Message<'_, Any>) {
-        say(conn, format_args!("message {}", on_one_line(&msg.text())));
+        say(conn, format_args!("message {}", msg.text()));
         if self.goodbye.is_some() {
-            self.await_quiet(conn);
+            self.wait_for_quiet(conn);
         }
     }
 
@@ -166,30 +163,26 @@ impl Handler for Talk {
     }
 
     fn on_disconnect(&mut self, conn: &mut Conn<'_, Any>, report: &CloseReport) {
-        say(conn, format_args!("disconnected {}", on_one_line(&report.to_string())));
-        let is_expected = matches!(
+        say(conn, format_args!("disconnected {report}"));
+        let is_normal = matches!(
             report.reason,
             CloseReason::Closed | CloseReason::PeerClosed | CloseReason::PeerGoaway { .. }
         );
-        self.has_failed |= !is_expected || report.unsent_messages > 0;
-        self.peers.retain(|peer| *peer != conn.id());
-        let is_over = if self.is_listening {
-            self.goodbye.is_some() && self.peers.is_empty()
-        } else {
-            report.redial_in.is_none()
-        };
-        if is_over {
+        self.has_failed |= !is_normal || report.unsent_messages > 0;
+        if conn.is_dialled() && report.redial_in.is_none() {
             conn.stop();
+        } else {
+            self.pump(conn);
         }
     }
 
     fn on_timer(&mut self, cx: &mut Context<'_, Any>, _: Timer) {
-        let is_sending = |peer: &ConnId| cx.conn(*peer).is_some_and(|conn| conn.queued() > 0);
-        if self.peers.iter().any(is_sending) {
-            return self.await_quiet(cx);
+        let peers: Vec<ConnId> = cx.connections().collect();
+        if peers.iter().any(|peer| cx.conn(*peer).is_some_and(|conn| conn.queued() > 0)) {
+            return self.wait_for_quiet(cx);
         }
-        for peer in &self.peers {
-            if let Some(mut conn) = cx.conn(*peer) {
+        for peer in peers {
+            if let Some(mut conn) = cx.conn(peer) {
                 conn.close();
             }
         }
@@ -203,26 +196,11 @@ impl Handler for Talk {
     }
 }
 
-fn is_writable(cx: &mut Context<'_, Any>, peer: ConnId) -> bool {
-    cx.conn(peer).is_some_and(|conn| conn.is_writable())
-}
-
-/// Prints a line at once, and stops when nobody reads it any more.
-fn say(cx: &mut Context<'_, Any>, line: impl Display) {
+/// Prints an event at once, on one line whatever the peer says, and stops when nobody reads it.
+fn say(cx: &mut Context<'_, Any>, event: impl Display) {
+    let is_unprintable = |char: char| char.is_control() && char != '\t';
+    let line = event.to_string().replace(is_unprintable, "\u{fffd}");
     if writeln!(io::stdout(), "{line}").is_err() {
         cx.stop();
     }
-}
-
-/// What a peer says must not look like two events, nor move the cursor.
-fn on_one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for char in text.chars() {
-        if char.is_control() && char != '\t' {
-            line.extend(char.escape_default());
-        } else {
-            line.push(char);
-        }
-    }
-    line
 }

@@ -140,5 +140,5 @@ fn take(state: &mut State) -> Outcome {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, model))]
 mod models;

@@ -127,10 +127,10 @@ impl<T> Mailbox<T> {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, model))]
 mod models;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(model)))]
 mod tests {
     use super::*;
 

@@ -1,6 +1,6 @@
 //! The primitives that threads share, from std or, in model checks, from loom.
 
-#[cfg(loom)]
+#[cfg(model)]
 pub(crate) use loom::{
     sync::{
         Mutex,
@@ -8,7 +8,7 @@ pub(crate) use loom::{
     },
     thread::{Thread, current, park},
 };
-#[cfg(not(loom))]
+#[cfg(not(model))]
 pub(crate) use std::{
     sync::{
         Mutex,
@@ -22,7 +22,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
-#[cfg(loom)]
+#[cfg(model)]
 pub(crate) type MutexGuard<'a, T> = loom::sync::MutexGuard<'a, T>;
-#[cfg(not(loom))]
+#[cfg(not(model))]
 pub(crate) type MutexGuard<'a, T> = std::sync::MutexGuard<'a, T>;

@@ -19,6 +19,9 @@ use crate::{
 /// 25 µs, and 10 000 receivers take 40 turns.
 pub(crate) const RECEIVERS_PER_TURN: usize = 256;
 
+/// Broadcasts under way at a time; one more makes the oldest be finished at once.
+const MAX_FANOUTS: usize = 64;
+
 /// A broadcast under way.
 #[derive(Debug)]
 pub(crate) struct Fanout<P> {
@@ -36,9 +39,18 @@ impl<P: Protocol> State<P> {
     pub(crate) fn broadcast(&mut self, audience: Audience, tag: u32, body: Bytes) -> usize {
         let receivers = self.receivers(audience);
         let count = receivers.len();
-        if count > 0 {
-            self.fanouts.push_back(Fanout { tag, body, receivers, next: 0, frames: Vec::new() });
+        let mut fanout = Fanout { tag, body, receivers, next: 0, frames: Vec::new() };
+        if self.fanouts.is_empty() && count <= RECEIVERS_PER_TURN {
+            // A small audience is served at once, so that the watermarks see what waits for it.
+            for receiver in std::mem::take(&mut fanout.receivers) {
+                self.serve(&mut fanout, receiver);
+            }
+            return count;
         }
+        if self.fanouts.len() >= MAX_FANOUTS {
+            self.fan_out_oldest();
+        }
+        self.fanouts.push_back(fanout);
         count
     }
 
@@ -64,6 +76,15 @@ impl<P: Protocol> State<P> {
                     })
                 })
                 .collect(),
+        }
+    }
+
+    /// Serves all that are left of the oldest broadcast.
+    fn fan_out_oldest(&mut self) {
+        if let Some(mut fanout) = self.fanouts.pop_front() {
+            for receiver in fanout.receivers.split_off(fanout.next) {
+                self.serve(&mut fanout, receiver);
+            }
         }
     }
 
