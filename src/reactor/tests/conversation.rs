@@ -204,6 +204,7 @@ impl Handler for Talker {
 
     fn on_disconnect(&mut self, conn: &mut Link<'_>, report: &CloseReport) {
         let channel = self.up.remove(&conn.id()).expect("disconnected exactly once");
+        assert!(!matches!(report.reason, CloseReason::Protocol(_)), "{report}");
         let stats = conn.conn_stats();
         let mut ledger = self.ledger.borrow_mut();
         let from = (self.node, conn.id());

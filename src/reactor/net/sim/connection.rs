@@ -222,10 +222,9 @@ impl Pipe {
     pub(super) fn accept_segment(&mut self, len: usize) -> bool {
         let taken = self.receive_limit.saturating_sub(self.arrived).min(len);
         if taken == 0 && self.has_reset {
-            // No kernel sends beyond the window, so the reset comes next.
-            self.segments.pop_front();
-            let lost = self.arrived..self.arrived + len;
-            self.bytes.drain(lost);
+            // No kernel sends beyond the window, so the reset comes next, and what lay between is lost.
+            self.segments.drain(..self.segments.len() - 1);
+            self.bytes.truncate(self.arrived);
             return true;
         }
         if taken == len {

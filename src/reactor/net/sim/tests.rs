@@ -8,6 +8,7 @@ use std::{
 use super::{
     super::{Event, ListenOptions, Net, SHORT_READ_DRAINS, StreamOptions, Token},
     ConnectionId, Faults, HostId, SimListener, SimNet, SimRng, SimStream, SimWorld,
+    connection::{Content, Pipe, Segment},
 };
 
 const SERVER: [u8; 4] = [10, 0, 0, 1];
@@ -823,4 +824,23 @@ fn stalled_direction_delivers_nothing_until_the_world_is_calm() {
     assert_eq!(pair.server.read(&mut [0; 9]), Ok(4));
     let flow = pair.world.flow(from, server_addr()).unwrap();
     assert_eq!((flow.written, flow.arrived, flow.read), (4, 4, 4));
+}
+
+#[test]
+fn nothing_arrives_behind_what_a_full_window_lost_but_the_reset() {
+    let contents = [Content::Bytes(6), Content::Bytes(3), Content::Fin, Content::Reset];
+    let mut pipe = Pipe {
+        bytes: (0..9).collect(),
+        segments: contents.map(|content| Segment { due: 0, content }).into(),
+        receive_limit: 4,
+        has_reset: true,
+        ..Pipe::default()
+    };
+    assert!(pipe.accept_segment(6), "as far as there is room");
+    assert!(pipe.accept_segment(2), "there is none");
+    pipe.check();
+    pipe.take(&mut [0; 4]);
+    let left: Vec<_> = pipe.segments.iter().map(|segment| segment.content).collect();
+    assert!(matches!(left[..], [Content::Reset]), "{left:?}");
+    assert!(pipe.bytes.is_empty());
 }
