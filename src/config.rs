@@ -170,8 +170,9 @@ impl Config {
         self
     }
 
-    /// The write queue's watermarks, in bytes with overhead. Above `high` reading from the peer
-    /// pauses and sends from outside are refused as `Full`; down at `low` both resume.
+    /// The write queue's watermarks, in bytes with overhead. Above `high` sends from outside are
+    /// refused as `Full`, and reading from a peer whose own messages caused that much pauses; down at
+    /// `low` both resume.
     /// Default: 256 KiB, 1 MiB.
     pub const fn watermarks(&mut self, low: usize, high: usize) -> &mut Self {
         self.low_watermark = low;

@@ -88,15 +88,13 @@ impl<P: Protocol> Responder<P> {
         self.answer(Answer::Error { code, text: text.to_owned() })
     }
 
-    /// Answers with what is short, and so gets through although the mailbox is full. A request that
-    /// was cancelled only gives its place back.
+    /// Answers with what is short, and so gets through although the mailbox is full. Of a request
+    /// that was cancelled the loop only takes the place back.
     fn answer(&mut self, answer: Answer<Tagged<Bytes>>) -> Result<(), SendError> {
         self.is_answered = true;
-        if !self.is_cancelled() {
-            return self.shared.post_control(self.command(answer));
-        }
-        self.shared.post_control(self.command(Answer::Nothing))?;
-        Err(SendError::Closed)
+        let is_open = self.is_open();
+        self.shared.post_control(self.command(answer))?;
+        if is_open { Ok(()) } else { Err(SendError::Closed) }
     }
 
     const fn command(&self, answer: Answer<Tagged<Bytes>>) -> Command<P> {

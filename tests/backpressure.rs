@@ -17,9 +17,9 @@ use std::{
     time::Duration,
 };
 
-use common::{Event, Peer, Running, Script, answer, config, message};
+use common::{Event, Peer, Running, Script, answer, config, message, pair::Pair};
 use longhaul::{
-    CloseReason, Config, ConnId, SendError,
+    CloseReason, Config, ConnId, Reconnect, SendError,
     protocol::{Any, Native, Tcpstream},
 };
 
@@ -309,4 +309,37 @@ fn broadcast_cuts_the_slow_consumer_and_reaches_the_others() {
     assert!(matches!(server.events.end_of(slow_id), CloseReason::SlowConsumer { .. }));
     server.handle.broadcast("still here").unwrap();
     good.expect("still here");
+}
+
+/// Both sides push more than sockets and queues hold, and each push causes another one: so both
+/// stop reading with their queues full. Nothing but reading on gets them out of that.
+#[test]
+fn two_sides_that_wait_for_each_other_to_read_get_on() {
+    const PUSHES: usize = 2000;
+    let settings = config(|config| {
+        config.watermarks(4 * KIB, 8 * KIB).hard_limit(64 * 1024 * KIB);
+        config.socket_buffers(4 * KIB, 4 * KIB).reconnect(Reconnect::never());
+        config.write_timeout(Duration::from_secs(2));
+    });
+    let (tell, told) = channel();
+    let script = || {
+        let tell = tell.clone();
+        Script::new().on_message(move |conn, msg| match msg.body()[0] {
+            b'?' => conn.send([b"!", &msg.body()[1..]].concat()).unwrap(),
+            _ => tell.send(msg.body().len()).unwrap(),
+        })
+    };
+    let pair = Pair::with(Tcpstream, settings.clone(), script(), settings, script());
+    for (side, conn) in [(&pair.server, pair.accepted), (&pair.client, pair.dialled)] {
+        let push = move |cx: &mut longhaul::Context<'_, Any>| {
+            let mut conn = cx.conn(conn).unwrap();
+            for _ in 0..PUSHES {
+                conn.send([b"?", &[b'x'; KIB - 1][..]].concat()).unwrap();
+            }
+        };
+        side.handle.run(push).unwrap();
+    }
+    for _ in 0..2 * PUSHES {
+        assert_eq!(told.recv_timeout(common::PATIENCE), Ok(KIB));
+    }
 }

@@ -20,9 +20,10 @@ use bytes::Bytes;
 use super::{
     calls::{Pending, PendingCalls},
     heartbeat::{Due, Heartbeat, Rules},
+    intake::{Intake, Load},
     read_buffer::{LARGE_FRAME, ReadBuffer},
     requests::OpenRequests,
-    write_queue::{QueuePool, SHARE_BYTES, WriteQueue, Written},
+    write_queue::{Cause, QueuePool, SHARE_BYTES, WriteQueue, Written},
 };
 use crate::{
     body::Body,
@@ -66,6 +67,7 @@ pub(crate) struct Connection<P: Protocol, W, D> {
     last_request: Option<P::Id>,
     farewell: Farewell,
     heartbeat: Heartbeat,
+    intake: Intake,
     /// When this epoch began.
     since: Instant,
     /// When the frame that is half received must be whole.
@@ -175,6 +177,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             last_request: None,
             farewell: Farewell::None,
             heartbeat: Heartbeat::new(now),
+            intake: Intake::default(),
             since: now,
             frame_by: None,
             stalled_since: None,
@@ -453,14 +456,16 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     /// Queues a frame.
     #[inline]
-    pub(crate) fn push_frame(&mut self, head: &Head<P::Id>, body: impl Body, pool: &mut QueuePool) {
+    pub(crate) fn push_frame(
+        &mut self,
+        head: &Head<P::Id>,
+        body: impl Body,
+        cause: Cause,
+        pool: &mut QueuePool,
+    ) {
         let protocol = &mut self.protocol;
-        let is_message = matches!(
-            head.kind,
-            Kind::Push | Kind::Request | Kind::Reply | Kind::Error | Kind::Plain
-        );
         let queue = self.out.get_or_insert_with(|| pool.take());
-        let len = queue.push(is_message, |out| {
+        let len = queue.push(cause, |out| {
             if body.as_slice().len() >= SHARE_BYTES && protocol.is_header_then_body() {
                 protocol.encode_header(head, body.as_slice().len(), out);
                 Some(body.into_bytes())
@@ -475,7 +480,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     /// Queues a frame that was encoded before.
     pub(crate) fn push_encoded(&mut self, frame: &Bytes, pool: &mut QueuePool) {
         let queue = self.out.get_or_insert_with(|| pool.take());
-        let len = queue.push(true, |out| {
+        let len = queue.push(Cause::Own, |out| {
             if frame.len() >= SHARE_BYTES {
                 Some(frame.clone())
             } else {
@@ -489,7 +494,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     /// Queues an error as the answer to a request.
     pub(crate) fn push_error(&mut self, id: P::Id, code: u32, text: &str, pool: &mut QueuePool) {
         let head = Head { tag: code, ..Head::new(Kind::Error, id) };
-        self.push_frame(&head, cut(text), pool);
+        self.push_frame(&head, cut(text), Cause::Peer, pool);
     }
 
     /// The id of a message that nobody answers.
@@ -521,6 +526,29 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     pub(crate) fn has_output(&self) -> bool {
         self.out.as_ref().is_some_and(|queue| !queue.is_empty())
+    }
+
+    /// The queue has grown or shrunk.
+    #[inline]
+    pub(crate) fn update_intake(&mut self, config: &Config) {
+        let caused = self.out.as_ref().map_or(0, |queue| queue.caused());
+        self.intake.update(caused, config);
+    }
+
+    /// Whether messages may be read and handled, as far as the queue is concerned.
+    #[inline]
+    pub(crate) fn is_intake_open(&self, config: &Config) -> bool {
+        let queue = self.out.as_ref();
+        let load = Load {
+            queued: self.queued_cost(),
+            caused: queue.map_or(0, |queue| queue.caused()),
+            calls: self.calls_in_flight(),
+        };
+        self.intake.is_open(load, config)
+    }
+
+    pub(crate) const fn is_choked(&self) -> bool {
+        self.intake.is_choked()
     }
 
     /// What is queued, overhead included.
@@ -566,7 +594,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         pool: &mut QueuePool,
     ) {
         let starts_at = self.queued_total;
-        self.push_frame(head, body, pool);
+        self.push_frame(head, body, Cause::Own, pool);
         let pending = Pending { number, starts_at, timer: None, waiter };
         self.talk.as_mut().expect("next_call made it").calls.insert(head.id, pending);
     }
@@ -665,6 +693,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             self.frame_by,
             self.close_by,
             self.heartbeat.poll_timeout(self.rules(config)),
+            self.intake.poll_timeout(self.stalled_since, config),
         ]
         .into_iter()
         .flatten()
@@ -694,6 +723,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         if is_over(self.stalled_since.and_then(|since| since.checked_add(config.write_timeout))) {
             return Some(CloseReason::WriteStalled(config.write_timeout));
         }
+        self.intake.handle_timeout(self.stalled_since, config, now);
         let rules = self.rules(config);
         match self.heartbeat.handle_timeout(rules, now) {
             Due::Nothing => None,

@@ -41,6 +41,8 @@ pub(crate) struct WriteQueue {
     front_written: usize,
     /// Bytes in `chunks` that were not written.
     bytes: usize,
+    /// What frames that the peer caused are charged, those not written whole.
+    caused: usize,
     /// Control frames, not written from `urgent_offset` on.
     urgent: Vec<u8>,
     urgent_offset: usize,
@@ -55,8 +57,18 @@ enum Chunk {
 #[derive(Clone, Copy, Debug)]
 struct Frame {
     len: usize,
-    /// Counts as a message of the application.
-    is_message: bool,
+    cause: Cause,
+}
+
+/// Why a frame was queued.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The protocol wants it; it is no message.
+    Protocol,
+    /// The application sent it of its own accord.
+    Own,
+    /// A message of the peer's made the application send it.
+    Peer,
 }
 
 /// What [`WriteQueue::advance`] finished.
@@ -81,7 +93,7 @@ impl WriteQueue {
     /// Appends a frame that `encode` writes: what it appends to the buffer, then what it returns.
     pub(crate) fn push(
         &mut self,
-        is_message: bool,
+        cause: Cause,
         encode: impl FnOnce(&mut Vec<u8>) -> Option<Bytes>,
     ) -> usize {
         let needs_chunk = match self.chunks.back() {
@@ -102,7 +114,10 @@ impl WriteQueue {
             self.chunks.push_back(Chunk::Shared(body));
         }
         self.bytes += len;
-        self.frames.push_back(Frame { len, is_message });
+        self.frames.push_back(Frame { len, cause });
+        if cause == Cause::Peer {
+            self.caused += len + FRAME_OVERHEAD;
+        }
         len
     }
 
@@ -188,7 +203,10 @@ impl WriteQueue {
             && self.front_written >= frame.len
         {
             self.front_written -= frame.len;
-            written.messages += u64::from(frame.is_message);
+            written.messages += u64::from(frame.cause != Cause::Protocol);
+            if frame.cause == Cause::Peer {
+                self.caused -= frame.len + FRAME_OVERHEAD;
+            }
             self.frames.pop_front();
         }
         self.front_offset += count;
@@ -220,6 +238,7 @@ impl WriteQueue {
         self.frames.shrink_to(64);
         self.front_written = 0;
         self.bytes = 0;
+        self.caused = 0;
         self.urgent.clear();
         self.urgent.shrink_to(1024);
         self.urgent_offset = 0;
@@ -250,9 +269,14 @@ impl WriteQueue {
         self.bytes() + self.frames.len() * FRAME_OVERHEAD
     }
 
+    /// What the peer's own messages caused, charged like [`cost`](Self::cost).
+    pub(crate) const fn caused(&self) -> usize {
+        self.caused
+    }
+
     /// Messages that were not written whole.
     pub(crate) fn messages(&self) -> u64 {
-        self.frames.iter().filter(|frame| frame.is_message).count() as u64
+        self.frames.iter().filter(|frame| frame.cause != Cause::Protocol).count() as u64
     }
 
     /// Checks the invariants.
@@ -262,6 +286,8 @@ impl WriteQueue {
         let in_frames: usize = self.frames.iter().map(|frame| frame.len).sum();
         assert_eq!(in_chunks - self.front_offset, self.bytes);
         assert_eq!(in_frames - self.front_written, self.bytes);
+        let caused = self.frames.iter().filter(|frame| frame.cause == Cause::Peer);
+        assert_eq!(caused.map(|frame| frame.len + FRAME_OVERHEAD).sum::<usize>(), self.caused);
         assert!(self.urgent_offset <= self.urgent.len());
     }
 }
@@ -318,14 +344,14 @@ mod tests {
     use super::*;
 
     fn push(queue: &mut WriteQueue, bytes: &[u8]) {
-        queue.push(true, |out| {
+        queue.push(Cause::Peer, |out| {
             out.extend_from_slice(bytes);
             None
         });
     }
 
     fn push_shared(queue: &mut WriteQueue, head: &[u8], body: &'static [u8]) {
-        queue.push(true, |out| {
+        queue.push(Cause::Peer, |out| {
             out.extend_from_slice(head);
             Some(Bytes::from_static(body))
         });
@@ -407,7 +433,7 @@ mod tests {
     fn empty_frames_are_charged() {
         let mut queue = WriteQueue::default();
         for _ in 0..1000 {
-            queue.push(true, |_| None);
+            queue.push(Cause::Peer, |_| None);
         }
         assert_eq!(queue.cost(), 1000 * FRAME_OVERHEAD);
     }
@@ -458,7 +484,7 @@ mod tests {
                         frames.push(frame(byte, len));
                     }
                     Op::Shared(byte, len) => {
-                        queue.push(true, |out| {
+                        queue.push(Cause::Peer, |out| {
                             out.extend_from_slice(&frame(byte, len)[..2]);
                             Some(Bytes::copy_from_slice(&frame(byte, len)[2..]))
                         });

@@ -108,14 +108,19 @@ impl<H: Handler, N: Net> Engine<H, N> {
             pool.give(queue);
         }
         let queued = slot.link.queued_cost();
+        let was_choked = slot.link.is_choked();
+        slot.link.update_intake(&slot.profile.config);
+        let is_resumed = was_choked && slot.can_read();
         slot.publish(&shared.board);
         if slot.is_above && queued <= slot.profile.config.low_watermark && !slot.is_doomed {
             slot.is_above = false;
             if slot.is_up() {
                 slot.publish(&shared.board);
-                self.state.mark_ready(id);
                 self.with_conn(id, H::on_writable);
             }
+        }
+        if is_resumed {
+            self.state.mark_ready(id);
         }
         self.go_on_closing(id);
     }

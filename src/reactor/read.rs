@@ -128,7 +128,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
     /// What reading leaves to do: output of its own, a deadline, frames that wait.
     fn after_read(&mut self, id: ConnId) {
         let Some(slot) = self.state.get_mut(id) else { return };
-        if slot.link.has_output() {
+        if slot.is_writable && slot.link.has_output() {
             self.state.mark_dirty(id);
         }
         let Some(slot) = self.state.get_mut(id) else { return };
@@ -375,10 +375,13 @@ impl<H: Handler, N: Net> Engine<H, N> {
         }
         let is_settled = Cell::new(false);
         let settled = &is_settled;
+        self.state.slots[id.slot() as usize].is_handling = true;
         let is_fine = self.with_conn(id, |handler, conn| {
             let msg = Message { head, body, owner, conn: id, deadline, now, is_settled: settled };
             handler.on_message(conn, msg);
         });
+        // The slot stays until the turn ends, whatever the callback did.
+        self.state.slots[id.slot() as usize].is_handling = false;
         if !is_request || is_settled.get() {
             return;
         }

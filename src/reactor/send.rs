@@ -12,7 +12,7 @@ use super::slots::{Alarm, Phase, State, Waiter};
 use crate::{
     CallId, ConnId,
     body::Body,
-    core::connection::CallRefusal,
+    core::{connection::CallRefusal, write_queue::Cause},
     error::{CallError, CloseReason, Fate, SendError},
     protocol::{Correlation, Head, Kind, Protocol},
 };
@@ -21,12 +21,7 @@ use crate::{
 #[derive(Debug)]
 pub(crate) enum Answer<B> {
     Reply(B),
-    Error {
-        code: u32,
-        text: String,
-    },
-    /// The caller no longer waits: the request only ends.
-    Nothing,
+    Error { code: u32, text: String },
 }
 
 impl<P: Protocol> State<P> {
@@ -62,12 +57,13 @@ impl<P: Protocol> State<P> {
         let slot = &mut self.slots[id.slot() as usize];
         let wire_id = wire_id.unwrap_or_else(|| slot.link.next_push_id());
         let head = Head { tag, ..Head::new(slot.link.push_kind(), wire_id) };
-        slot.link.push_frame(&head, body, &mut self.pool);
+        let cause = if slot.is_handling { Cause::Peer } else { Cause::Own };
+        slot.link.push_frame(&head, body, cause, &mut self.pool);
         self.charge(id);
         Ok(())
     }
 
-    /// Queues a frame of the given head: an answer.
+    /// Queues a frame of the given head: an answer, or a cancel.
     pub(crate) fn send_frame(
         &mut self,
         id: ConnId,
@@ -77,7 +73,8 @@ impl<P: Protocol> State<P> {
         self.catch_up(id);
         self.admit(id, body.as_slice().len())?;
         let slot = &mut self.slots[id.slot() as usize];
-        slot.link.push_frame(head, body, &mut self.pool);
+        let cause = if head.kind == Kind::Cancel { Cause::Protocol } else { Cause::Peer };
+        slot.link.push_frame(head, body, cause, &mut self.pool);
         self.charge(id);
         Ok(())
     }
@@ -151,7 +148,6 @@ impl<P: Protocol> State<P> {
                 sent
             }
             Answer::Error { code, text } => self.send_error(id, request.id, code, &text),
-            Answer::Nothing => Ok(()),
         }
     }
 
@@ -217,6 +213,8 @@ impl<P: Protocol> State<P> {
         }
         self.stats.calls_in_flight += 1;
         self.charge(id);
+        // Who waits for answers reads on.
+        self.resume_choked(id);
         Ok(CallId(number))
     }
 

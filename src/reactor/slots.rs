@@ -102,6 +102,8 @@ pub(crate) struct Slot<P: Protocol> {
     pub(crate) input_since: Option<Instant>,
     /// The application paused reading.
     pub(crate) is_paused: bool,
+    /// A message of the peer's is being handled, and causes what is sent to it meanwhile.
+    pub(crate) is_handling: bool,
     /// The write queue went above its high watermark and is not yet below the low one.
     pub(crate) is_above: bool,
     /// In the list of those to reap.
@@ -208,9 +210,9 @@ impl<P: Protocol> Slot<P> {
     pub(crate) fn can_read(&self) -> bool {
         matches!(self.phase, Phase::Open | Phase::Draining)
             && !self.is_paused
-            && !self.is_above
             && !self.is_doomed
             && !self.is_eof
+            && self.link.is_intake_open(&self.profile.config)
     }
 
     /// Whether something may be sent.
@@ -299,6 +301,7 @@ impl<P: Protocol> State<P> {
             is_eof: false,
             input_since: None,
             is_paused: false,
+            is_handling: false,
             is_above: false,
             is_doomed: false,
             is_told: false,
@@ -404,11 +407,24 @@ impl<P: Protocol> State<P> {
     #[inline]
     pub(crate) fn charge(&mut self, id: ConnId) {
         let Some(slot) = self.slots.get_mut(id.slot() as usize) else { return };
+        let was_choked = slot.link.is_choked();
+        slot.link.update_intake(&slot.profile.config);
+        let is_newly_choked = slot.link.is_choked() && !was_choked;
         if slot.link.queued_cost() > slot.profile.config.high_watermark && !slot.is_above {
             slot.is_above = true;
             slot.publish(&self.shared.board);
         }
         self.mark_dirty(id);
+        if is_newly_choked {
+            self.watch(id);
+        }
+    }
+
+    /// Reads on, if only the queue was in the way and is not any more.
+    pub(crate) fn resume_choked(&mut self, id: ConnId) {
+        if self.get(id).is_some_and(|slot| slot.link.is_choked() && slot.can_read()) {
+            self.mark_ready(id);
+        }
     }
 
     /// Ends the epoch of a connection in this turn, without flushing. The first reason counts.

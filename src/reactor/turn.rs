@@ -274,6 +274,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 if slot.link.has_output() || slot.link.close_by.is_some() {
                     self.state.mark_dirty(id);
                 }
+                self.state.resume_choked(id);
             }
         }
         self.state.watch(id);
