@@ -1,0 +1,585 @@
+//! An outage between two network namespaces: packets vanish, nobody is told. Both sides notice, the
+//! dialled side comes back, and every message is delivered once or accounted for.
+//!
+//! Each test makes two namespaces with a pair of virtual interfaces between them, and runs a server
+//! in one and a client in the other, each in a process of its own. An outage is a wrong hardware
+//! address in both neighbour tables: frames go out, and the other side drops them without a word. So
+//! neither system reports an error, as a blackhole route or an interface that is down would make it.
+//!
+//! Where namespaces can't be made (it takes Linux, root and `ip` of iproute2) a test prints why and
+//! passes, unless `LONGHAUL_NAMESPACES=required` is set.
+#![cfg(target_os = "linux")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::large_stack_arrays,
+    clippy::needless_pass_by_value,
+    clippy::redundant_closure_for_method_calls,
+    clippy::similar_names,
+    reason = "a test says so by panicking, and its numbers are small"
+)]
+
+mod common;
+
+use std::{
+    fmt::Write as _,
+    io::{BufRead, BufReader, Write},
+    process::{Child, Command, Stdio},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+        mpsc::{Receiver, channel},
+    },
+    time::{Duration, Instant},
+};
+
+use common::now;
+use longhaul::{
+    Client, ClientBuilder, CloseReason, CloseReport, Config, Conn, Context, Handler, Incident,
+    Message, ReactorBuilder, Reconnect, Server, Timer, protocol::Native,
+};
+
+const HEARTBEAT: Duration = Duration::from_millis(300);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
+const USER_TIMEOUT: Duration = Duration::from_secs(1);
+const BACKOFF_CAP: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
+/// What the client asks for `SO_SNDBUF`, so that an outage soon fills it.
+const SEND_BUFFER: usize = 16 * 1024;
+/// What Linux takes then, at the most: twice as much, and one packet of 64 KiB that was begun below
+/// that.
+const TAKEN: usize = 2 * SEND_BUFFER + 64 * 1024;
+
+/// What a busy machine may add to any of these.
+const ALLOWANCE: Duration = Duration::from_secs(3);
+
+/// How long anything is waited for.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+const SERVER: &str = "10.77.0.1:7001";
+
+// ---- both processes ----
+
+const ROLE: &str = "LONGHAUL_NAMESPACES_ROLE";
+
+/// How often the loop looks whether bytes have come.
+const LOOK: Duration = Duration::from_millis(20);
+
+fn settings(role: &str) -> Config {
+    let mut config = Config::new();
+    config
+        .connect_timeout(CONNECT_TIMEOUT)
+        .reconnect(Reconnect::exponential(Duration::from_millis(50), BACKOFF_CAP))
+        .offline_queue(1024 * 1024, 2 * DEADLINE)
+        .no_tcp_keepalive();
+    if role.ends_with("user-timeout") {
+        config
+            .heartbeat(Duration::ZERO)
+            .idle_timeout(Duration::ZERO)
+            .tcp_user_timeout(USER_TIMEOUT);
+    } else {
+        config.heartbeat(HEARTBEAT).idle_timeout(IDLE_TIMEOUT);
+    }
+    if role.starts_with("client") {
+        config.socket_buffers(SEND_BUFFER, 0);
+    }
+    config
+}
+
+/// Tells the test what it sees, a line each.
+#[derive(Default)]
+struct Teller {
+    /// Bytes that had come when the loop looked last, and when that was.
+    bytes: u64,
+    looked: Option<Instant>,
+    /// The last byte came in between.
+    heard: Option<(Instant, Instant)>,
+}
+
+fn tell(line: &str) {
+    // The name of the test that runs may stand on the line before.
+    let _ = std::io::stdout().lock().write_all(format!("\n@ {line}\n").as_bytes());
+}
+
+impl Teller {
+    fn look(&mut self, conn: &Conn<'_, Native>) {
+        let (bytes, now) = (conn.conn_stats().bytes_in, conn.now());
+        if bytes != self.bytes {
+            self.heard = Some((self.looked.unwrap_or(now), now));
+        }
+        (self.bytes, self.looked) = (bytes, Some(now));
+    }
+}
+
+impl Handler for Teller {
+    type Protocol = Native;
+
+    fn on_connect(&mut self, conn: &mut Conn<'_, Native>) {
+        *self = Self { looked: Some(conn.now()), ..Self::default() };
+        if conn.epoch() <= 1 {
+            conn.set_timer(LOOK, 0);
+        }
+        tell(&format!("up {} {}", conn.id().as_u64(), conn.epoch()));
+    }
+
+    fn on_timer(&mut self, cx: &mut Context<'_, Native>, timer: Timer) {
+        if let Some(mut conn) = timer.conn.and_then(|id| cx.conn(id)) {
+            if conn.conn_stats().bytes_in > 0 {
+                self.look(&conn);
+            }
+            conn.set_timer(LOOK, 0);
+        }
+    }
+
+    fn on_message(&mut self, conn: &mut Conn<'_, Native>, msg: Message<'_, Native>) {
+        let number = u64::from_le_bytes(msg.body()[..8].try_into().unwrap());
+        tell(&format!("got {} {number}", conn.id().as_u64()));
+    }
+
+    fn on_disconnect(&mut self, conn: &mut Conn<'_, Native>, report: &CloseReport) {
+        self.look(conn);
+        let now = conn.now();
+        let (since, until) = self.heard.unwrap_or((now, now));
+        let reason = match &report.reason {
+            CloseReason::IdleTimeout(_) => "idle-timeout".to_owned(),
+            CloseReason::Network(error) => format!("network-{:?}", error.kind()),
+            other => format!("{other:?}").replace(' ', "-"),
+        };
+        tell(&format!(
+            "down {} {reason} {} {} {} {}",
+            conn.id().as_u64(),
+            (now - until).as_micros(),
+            (now - since).as_micros(),
+            conn.conn_stats().messages_out,
+            report.unsent_messages,
+        ));
+    }
+
+    fn on_error(&mut self, _: &mut Context<'_, Native>, incident: &Incident) {
+        match incident {
+            Incident::DialFailed { error, .. } => tell(&format!("dial-failed {:?}", error.kind())),
+            Incident::Undelivered { messages, .. } => tell(&format!("undelivered {messages}")),
+            other => tell(&format!("incident {other}")),
+        }
+    }
+}
+
+/// Not a test of its own: one of the two processes, which does what its standard input says until
+/// that ends.
+#[test]
+fn process_in_a_namespace() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let builder =
+        ReactorBuilder::new(Native).config(settings(&role)).stop_timeout(Duration::from_secs(10));
+    let lines = std::io::stdin().lines().map(|line| line.unwrap());
+    if role.starts_with("server") {
+        let server = Server::bind_with(SERVER, builder, Teller::default()).unwrap();
+        tell("listening");
+        assert_eq!(lines.count(), 0);
+        server.stop().unwrap();
+        return;
+    }
+    let client: Client = ClientBuilder::new(Native)
+        .reactor(builder)
+        .connect_with(SERVER, Teller::default())
+        .unwrap();
+    let mut number = 0_u64;
+    for line in lines {
+        // `COUNT BYTES`: that many messages, numbered on.
+        let (count, len) = line.split_once(' ').unwrap();
+        let mut body = vec![0; len.parse().unwrap()];
+        for _ in 0..count.parse().unwrap() {
+            body[..8].copy_from_slice(&number.to_le_bytes());
+            client.send(&body).unwrap();
+            number += 1;
+        }
+        tell(&format!("sent {number}"));
+    }
+    client.stop().unwrap();
+}
+
+// ---- the world that they live in ----
+
+/// Runs `ip`, and says what was wrong.
+fn ip(args: &str) -> Result<(), String> {
+    let output = Command::new("ip").args(args.split(' ')).output();
+    match output {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => {
+            Err(format!("`ip {args}`: {}", String::from_utf8_lossy(&output.stderr).trim()))
+        }
+        Err(error) => Err(format!("`ip` of iproute2: {error}")),
+    }
+}
+
+/// Two namespaces and the link between them. Dropping it removes both, and what is in them.
+struct World {
+    server: String,
+    client: String,
+}
+
+const SERVER_MAC: &str = "02:00:00:00:00:01";
+const CLIENT_MAC: &str = "02:00:00:00:00:02";
+/// Nobody's.
+const NO_MAC: &str = "02:00:00:00:00:ff";
+
+impl World {
+    /// `None`: this machine lets nobody make namespaces, and nobody says that it must.
+    fn new() -> Option<Self> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        static BUILDING: Mutex<()> = Mutex::new(());
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = |side| format!("longhaul-{}-{number}-{side}", std::process::id());
+        let world = Self { server: name("server"), client: name("client") };
+        // One at a time: the first one mounts the directory of the names.
+        let building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
+        let built = world.build();
+        drop(building);
+        match built {
+            Ok(()) => Some(world),
+            Err(error) => {
+                let is_required =
+                    std::env::var("LONGHAUL_NAMESPACES").is_ok_and(|text| text == "required");
+                assert!(!is_required, "no namespaces here: {error}");
+                skipped(&error);
+                None
+            }
+        }
+    }
+
+    fn build(&self) -> Result<(), String> {
+        let Self { server, client } = self;
+        ip(&format!("netns add {server}"))?;
+        ip(&format!("netns add {client}"))?;
+        ip(&format!(
+            "link add wire netns {server} address {SERVER_MAC} type veth \
+             peer name wire netns {client} address {CLIENT_MAC}"
+        ))?;
+        ip(&format!("-n {server} addr add 10.77.0.1/30 dev wire"))?;
+        ip(&format!("-n {client} addr add 10.77.0.2/30 dev wire"))?;
+        for side in [server, client] {
+            ip(&format!("-n {side} link set wire up"))?;
+        }
+        ip(&format!("netns exec {server} true"))?;
+        self.set_neighbours(CLIENT_MAC, SERVER_MAC)
+    }
+
+    /// The hardware address that each side takes for the other's.
+    fn set_neighbours(&self, of_client: &str, of_server: &str) -> Result<(), String> {
+        let set = |side, addr, mac| {
+            ip(&format!("-n {side} neigh replace {addr} lladdr {mac} dev wire nud permanent"))
+        };
+        set(&self.server, "10.77.0.2", of_client)?;
+        set(&self.client, "10.77.0.1", of_server)
+    }
+
+    /// From now on every packet vanishes.
+    fn cut(&self) -> Instant {
+        self.set_neighbours(NO_MAC, NO_MAC).unwrap();
+        now()
+    }
+
+    /// From now on every packet to the client vanishes, or every one to the server.
+    fn cut_way_to(&self, side: &str) -> Instant {
+        let cut = match side {
+            "client" => self.set_neighbours(NO_MAC, SERVER_MAC),
+            _ => self.set_neighbours(CLIENT_MAC, NO_MAC),
+        };
+        cut.unwrap();
+        now()
+    }
+
+    /// When the way was free again.
+    fn heal(&self) -> Instant {
+        self.set_neighbours(CLIENT_MAC, SERVER_MAC).unwrap();
+        now()
+    }
+
+    /// Starts both, connected. `kind` tells which settings they run with.
+    fn start(&self, kind: &str) -> (Process, Process) {
+        let mut server = Process::start(&self.server, &format!("server{kind}"));
+        server.next("listening");
+        let mut client = Process::start(&self.client, &format!("client{kind}"));
+        client.next("up");
+        server.next("up");
+        (server, client)
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = ip(&format!("netns del {}", self.server));
+        let _ = ip(&format!("netns del {}", self.client));
+    }
+}
+
+fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "skipped, no namespaces here: {why}");
+}
+
+/// A line that a process told.
+#[derive(Clone, Debug)]
+struct Line {
+    at: Instant,
+    words: Vec<String>,
+}
+
+impl Line {
+    fn number(&self, place: usize) -> u64 {
+        self.words[place].parse().unwrap()
+    }
+}
+
+/// One side; killed when it is dropped.
+struct Process {
+    child: Child,
+    lines: Receiver<Line>,
+    /// All that it told.
+    told: Vec<Line>,
+}
+
+/// What one side told of an end.
+#[derive(Debug)]
+struct Down {
+    at: Instant,
+    reason: String,
+    /// How long nothing had come: at least, and at most.
+    silence: (Duration, Duration),
+    written: u64,
+    unsent: u64,
+}
+
+impl Process {
+    fn start(namespace: &str, role: &str) -> Self {
+        let test = std::env::current_exe().unwrap();
+        let mut child = Command::new("ip")
+            .args(["netns", "exec", namespace])
+            .arg(test)
+            .args(["process_in_a_namespace", "--exact", "--nocapture"])
+            .env(ROLE, role)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let (tell, lines) = channel();
+        std::thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                if let Some(line) = line.strip_prefix("@ ") {
+                    let words = line.split(' ').map(str::to_owned).collect();
+                    let _ = tell.send(Line { at: now(), words });
+                }
+            }
+        });
+        Self { child, lines, told: Vec::new() }
+    }
+
+    /// Waits for the next line that begins with this word.
+    fn next(&mut self, word: &str) -> Line {
+        let deadline = now() + DEADLINE;
+        loop {
+            let left = deadline.saturating_duration_since(now());
+            let Ok(line) = self.lines.recv_timeout(left) else {
+                panic!("'{word}' did not come, but this: {}", self.so_far());
+            };
+            self.told.push(line.clone());
+            if line.words[0] == word {
+                return line;
+            }
+        }
+    }
+
+    /// Waits for the end of a connection.
+    fn down(&mut self) -> Down {
+        let line = self.next("down");
+        Down {
+            at: line.at,
+            reason: line.words[2].clone(),
+            silence: (Duration::from_micros(line.number(3)), Duration::from_micros(line.number(4))),
+            written: line.number(5),
+            unsent: line.number(6),
+        }
+    }
+
+    /// Makes the client send messages, and waits until they were accepted.
+    fn send(&mut self, count: u64, len: usize) -> u64 {
+        let stdin = self.child.stdin.as_mut().unwrap();
+        stdin.write_all(format!("{count} {len}\n").as_bytes()).unwrap();
+        self.next("sent").number(1)
+    }
+
+    /// Waits until the server got a message.
+    fn until_got(&mut self, number: u64) {
+        while self.next("got").number(2) != number {}
+    }
+
+    /// Lets it finish, and returns all that it told.
+    fn end(mut self) -> Vec<Line> {
+        drop(self.child.stdin.take());
+        assert!(self.child.wait().unwrap().success(), "{}", self.so_far());
+        self.told.extend(self.lines.iter());
+        std::mem::take(&mut self.told)
+    }
+
+    fn so_far(&self) -> String {
+        self.told.iter().fold(String::new(), |mut text, line| {
+            let _ = write!(text, "\n{}", line.words.join(" "));
+            text
+        })
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The silence was noticed for what it is, not too early and in time.
+fn assert_noticed(side: &str, cut: Instant, down: &Down) {
+    let noticed = down.at.saturating_duration_since(cut);
+    eprintln!("{side}: {noticed:?} after the cut, after a silence of {:?}", down.silence);
+    assert_eq!(down.reason, "idle-timeout", "{side}");
+    assert!(down.silence.1 >= IDLE_TIMEOUT, "{side} gave up too early: {down:?}");
+    let limit = IDLE_TIMEOUT + HEARTBEAT + ALLOWANCE;
+    assert!(down.silence.0 <= limit, "{side} noticed too late: {down:?}");
+    assert!(noticed <= limit, "{side} noticed {noticed:?} after the cut");
+}
+
+fn all<'a>(lines: &'a [Line], word: &'a str) -> impl Iterator<Item = &'a Line> {
+    lines.iter().filter(move |line| line.words[0] == word)
+}
+
+// ---- the tests ----
+
+#[test]
+fn silence_is_noticed_by_both_sides_and_the_dialled_side_comes_back() {
+    let Some(world) = World::new() else { return };
+    let (mut server, mut client) = world.start("");
+    client.send(1, 100);
+    server.until_got(0);
+    // At first until the backoff is at its cap.
+    for (round, failures) in [(1, 6), (2, 1)] {
+        let cut = world.cut();
+        assert_noticed("server", cut, &server.down());
+        assert_noticed("client", cut, &client.down());
+        for _ in 0..failures {
+            assert_eq!(client.next("dial-failed").words[1], "TimedOut");
+        }
+        let healed = world.heal();
+        let back = client.next("up").at - healed;
+        println!("the dialled side is back {back:?} after the heal");
+        assert!(back <= BACKOFF_CAP + CONNECT_TIMEOUT + ALLOWANCE, "back after {back:?}");
+        // And it is of use.
+        server.next("up");
+        client.send(1, 100);
+        server.until_got(round);
+    }
+    let told = client.end();
+    server.end();
+    assert_eq!(all(&told, "up").map(|line| line.number(2)).collect::<Vec<_>>(), [1, 2, 3]);
+}
+
+#[test]
+fn loss_in_one_direction_is_noticed_by_both_sides() {
+    let Some(world) = World::new() else { return };
+    let (mut server, mut client) = world.start("");
+    for deaf in ["client", "server"] {
+        let cut = world.cut_way_to(deaf);
+        let (first, other) = match deaf {
+            "client" => (client.down(), server.down()),
+            _ => (server.down(), client.down()),
+        };
+        assert_noticed(deaf, cut, &first);
+        // The other hears one more ping. Then it is told, or hears nothing either: a system that gets
+        // no acknowledgement sends only what it has sent before.
+        let limit = IDLE_TIMEOUT + 2 * HEARTBEAT + ALLOWANCE;
+        assert!(other.at - cut <= limit, "{:?} after the cut: {other:?}", other.at - cut);
+        let ends = ["idle-timeout", "PeerClosed", "network-ConnectionReset"];
+        assert!(ends.contains(&&*other.reason), "{other:?}");
+        assert_eq!(client.next("dial-failed").words[1], "TimedOut");
+        world.heal();
+        client.next("up");
+        server.next("up");
+    }
+    client.end();
+    server.end();
+}
+
+#[test]
+fn message_of_any_moment_of_an_outage_is_delivered_once_or_counted() {
+    const LONG: usize = 4096;
+    let Some(world) = World::new() else { return };
+    let (mut server, mut client) = world.start("");
+
+    let before = client.send(100, 100);
+    server.until_got(before - 1);
+    let cut = world.cut();
+    // Accepted, for nobody knows yet.
+    let unnoticed = client.send(200, LONG);
+    let (first_end, server_end) = (client.down(), server.down());
+    assert_noticed("server", cut, &server_end);
+    assert_noticed("client", cut, &first_end);
+    let kept = client.send(100, 100);
+    client.next("dial-failed");
+    world.heal();
+    client.next("up");
+    let accepted = client.send(100, 100);
+    server.until_got(accepted - 1);
+    let client_told = client.end();
+    let server_told = server.end();
+
+    let ends: Vec<_> = all(&client_told, "down").collect();
+    let [first, second] = ends[..] else { panic!("{ends:?}") };
+    let (written, unsent) = (first.number(5), first.number(6));
+    let undelivered: u64 = all(&client_told, "undelivered").map(|line| line.number(1)).sum();
+    // Each message that was accepted was given to the system once, or counted once.
+    assert_eq!((second.number(6), undelivered), (0, 0));
+    assert_eq!(written + unsent + second.number(5), accepted);
+
+    let conns: Vec<_> = all(&server_told, "up").map(|line| line.number(1)).collect();
+    assert_eq!(conns.len(), 2, "{conns:?}");
+    let got = |conn| -> Vec<u64> {
+        let of_conn = all(&server_told, "got").filter(|line| line.number(1) == conn);
+        of_conn.map(|line| line.number(2)).collect()
+    };
+    // The first epoch delivered the beginning of what was written, in order and once.
+    let (got_first, got_second) = (got(conns[0]), got(conns[1]));
+    let delivered = got_first.len() as u64;
+    assert_eq!(got_first, (0..delivered).collect::<Vec<_>>());
+    assert!((before..=written).contains(&delivered), "{delivered} of {written}");
+    // The second, all from where the first had stopped to accept; what was sent while the connection
+    // was known to be down is in it.
+    assert_eq!(got_second, (written + unsent..accepted).collect::<Vec<_>>());
+    assert!(written + unsent <= unnoticed && unnoticed < kept);
+    // What is neither delivered nor counted is what the system had taken, and that is as much as its
+    // buffer holds.
+    let lost = written - delivered;
+    println!("{accepted} accepted: {lost} lost in the system's buffer, {unsent} counted unsent");
+    assert!(lost as usize * LONG <= TAKEN, "{lost} messages lost and not counted");
+    assert!(unsent > 0, "the outage left nothing in the queue");
+}
+
+#[test]
+fn data_that_nobody_acknowledges_ends_a_connection_without_heartbeats() {
+    let Some(world) = World::new() else { return };
+    let (mut server, mut client) = world.start("-user-timeout");
+    client.send(1, 100);
+    server.until_got(0);
+    let cut = world.cut();
+    client.send(1, 100);
+    let down = client.down();
+    let noticed = down.at.saturating_duration_since(cut);
+    println!("client: {noticed:?} after the cut");
+    assert_eq!(down.reason, "network-TimedOut");
+    assert_eq!((down.written, down.unsent), (2, 0), "the system had taken the message");
+    assert!(noticed >= USER_TIMEOUT / 2, "noticed after {noticed:?}");
+    assert!(noticed <= 2 * USER_TIMEOUT + ALLOWANCE, "noticed after {noticed:?}");
+    world.heal();
+    client.next("up");
+    client.send(1, 100);
+    server.until_got(2);
+    client.end();
+    server.end();
+}
