@@ -4,6 +4,9 @@
 //! note the time: the connection's one timer looks here when it fires, and is set anew for what is
 //! left.
 //!
+//! Where only one side probes, its probes are all that the other may ever hear of it. So that side
+//! probes at each interval, whatever it receives.
+//!
 //! ```text
 //! heard ──── interval ───▶ ping ──── … ───▶ heard + idle timeout: dead
 //!   ▲                                │
@@ -17,6 +20,8 @@ use std::time::{Duration, Instant};
 pub(crate) struct Rules {
     /// Probe after this long without anything received; `None`: never.
     pub(crate) interval: Option<Duration>,
+    /// Probe at each interval, although something was received.
+    pub(crate) is_periodic: bool,
     /// Give up after this long without anything received; `None`: never.
     pub(crate) idle_timeout: Option<Duration>,
 }
@@ -39,11 +44,13 @@ pub(crate) struct Heartbeat {
     heard: Instant,
     /// When the ping in flight was sent. Invariant: none was received since.
     pinged: Option<Instant>,
+    /// When a ping was last sent, or the connection began.
+    last_ping: Instant,
 }
 
 impl Heartbeat {
     pub(crate) const fn new(now: Instant) -> Self {
-        Self { heard: now, pinged: None }
+        Self { heard: now, pinged: None, last_ping: now }
     }
 
     /// Something was received.
@@ -72,28 +79,33 @@ impl Heartbeat {
             if rules.interval.is_none() {
                 return Due::Nothing;
             }
-            self.pinged = Some(now);
-            return Due::Ping;
+            return self.ping(now);
         }
-        if let Some(interval) = rules.interval
-            && silence >= interval
-            && self.pinged.is_none_or(|at| at < self.heard)
-        {
-            self.pinged = Some(now);
-            return Due::Ping;
+        if self.next_ping(rules).is_some_and(|at| now >= at) {
+            return self.ping(now);
         }
         Due::Nothing
     }
 
+    fn ping(&mut self, now: Instant) -> Due {
+        self.pinged = Some(now);
+        self.last_ping = now;
+        Due::Ping
+    }
+
+    fn next_ping(&self, rules: Rules) -> Option<Instant> {
+        let interval = rules.interval?;
+        if rules.is_periodic {
+            return self.last_ping.checked_add(interval);
+        }
+        let is_pinged = self.pinged.is_some_and(|at| at >= self.heard);
+        if is_pinged { None } else { self.heard.checked_add(interval) }
+    }
+
     /// When to look again.
     pub(crate) fn poll_timeout(&self, rules: Rules) -> Option<Instant> {
-        let is_pinged = self.pinged.is_some_and(|at| at >= self.heard);
-        let ping = rules.interval.filter(|_| !is_pinged);
-        let next = match (ping, rules.idle_timeout) {
-            (Some(a), Some(b)) => a.min(b),
-            (a, b) => a.or(b)?,
-        };
-        self.heard.checked_add(next)
+        let dead = rules.idle_timeout.and_then(|limit| self.heard.checked_add(limit));
+        self.next_ping(rules).into_iter().chain(dead).min()
     }
 }
 
@@ -103,6 +115,7 @@ mod tests {
 
     const RULES: Rules = Rules {
         interval: Some(Duration::from_secs(20)),
+        is_periodic: false,
         idle_timeout: Some(Duration::from_secs(30)),
     };
 
@@ -123,6 +136,20 @@ mod tests {
         assert_eq!(beat.handle_timeout(RULES, start + secs(20)), Due::Nothing);
         assert_eq!(beat.poll_timeout(RULES), Some(start + secs(35)));
         assert_eq!(beat.handle_timeout(RULES, start + secs(35)), Due::Ping);
+    }
+
+    /// A server that only receives pings would otherwise give up a client that only listens.
+    #[test]
+    fn side_that_alone_probes_does_so_at_each_interval_whatever_it_receives() {
+        let rules = Rules { is_periodic: true, ..RULES };
+        let start = start();
+        let mut beat = Heartbeat::new(start);
+        for second in 1..100 {
+            beat.heard(start + secs(second));
+            let due = if second % 20 == 0 { Due::Ping } else { Due::Nothing };
+            assert_eq!(beat.handle_timeout(rules, start + secs(second)), due);
+        }
+        assert_eq!(beat.poll_timeout(rules), Some(start + secs(100)));
     }
 
     #[test]
@@ -164,7 +191,7 @@ mod tests {
 
     #[test]
     fn without_rules_nothing_is_ever_due() {
-        let rules = Rules { interval: None, idle_timeout: None };
+        let rules = Rules { interval: None, idle_timeout: None, ..RULES };
         let start = start();
         let mut beat = Heartbeat::new(start);
         assert_eq!(beat.poll_timeout(rules), None);
@@ -173,7 +200,7 @@ mod tests {
 
     #[test]
     fn idle_timeout_alone_closes_without_a_ping() {
-        let rules = Rules { interval: None, idle_timeout: Some(secs(30)) };
+        let rules = Rules { interval: None, ..RULES };
         let start = start();
         let mut beat = Heartbeat::new(start);
         assert_eq!(beat.poll_timeout(rules), Some(start + secs(30)));
