@@ -73,7 +73,9 @@ fn run(args: &Args) -> anyhow::Result<()> {
         None => println!("{}", String::from_utf8_lossy(&call(&clients[0], args)?)),
         Some(calls) => measure(args, &clients, calls)?,
     }
-    clients.iter().try_for_each(Client::stop)?;
+    for client in &clients {
+        client.stop()?;
+    }
     Ok(())
 }
 

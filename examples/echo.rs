@@ -3,11 +3,15 @@
 //! ```sh
 //! cargo run --release --example echo
 //! cargo run --release --example echo -- --listen 0.0.0.0:7001 --protocol tcpstream --quiet
+//! cargo run --release --example echo -- --delay 3
 //! ```
 //!
 //! Ctrl-C or SIGTERM stops it gracefully. `RUST_LOG=debug` shows what the library logs.
 
+mod args;
+
 use std::{
+    collections::VecDeque,
     fmt::Display,
     io::{self, Write},
     net::SocketAddr,
@@ -18,10 +22,11 @@ use std::{
 };
 
 use anyhow::Context as _;
+use args::Liveness;
 use clap::Parser;
 use longhaul::{
-    CallError, ClientBuilder, Config, Conn, Context, Handler, Message, ReactorBuilder, Stats,
-    Timer,
+    Bytes, CallError, ClientBuilder, Conn, ConnId, Context, Handler, Message, ReactorBuilder,
+    Responder, Stats, Tagged, Timer,
     protocol::{Any, Kind},
 };
 
@@ -32,26 +37,71 @@ struct Echo {
     /// Whether the timer for the next line runs. It does not without traffic: an idle server sleeps.
     is_line_due: bool,
     last: Stats,
+    /// How long every answer waits.
+    delay: Duration,
+    /// The answers that wait, each with a timer of its own; the next one first.
+    delayed: VecDeque<Delayed>,
+}
+
+/// An answer that waits for its timer.
+enum Delayed {
+    Push(ConnId, Tagged<Bytes>),
+    Answer(Responder<Any>, Bytes),
+}
+
+/// What a timer is for.
+const LINE: u64 = 0;
+const ANSWER: u64 = 1;
+
+impl Echo {
+    /// Answers, at once or when its time has come. An error would say why nothing was queued; the peer
+    /// learns it from its connection, which closes.
+    fn answer(&mut self, conn: &mut Conn<'_, Any>, msg: Message<'_, Any>) {
+        let is_push = msg.kind() == Kind::Push;
+        if self.delay.is_zero() {
+            // The message is its own answer: id, tag and body are the same.
+            let _ = if is_push { conn.send(&msg) } else { conn.reply(&msg, &msg) };
+            return;
+        }
+        let delayed = if is_push {
+            Delayed::Push(conn.id(), Tagged(msg.tag(), msg.into_bytes()))
+        } else {
+            match conn.defer(&msg) {
+                Ok(responder) => Delayed::Answer(responder, msg.into_bytes()),
+                Err(_) => return,
+            }
+        };
+        // Timers of one delay are due in the order in which they were set.
+        self.delayed.push_back(delayed);
+        let cx: &mut Context<'_, Any> = conn; // a timer that outlives the connection
+        cx.set_timer(self.delay, ANSWER);
+    }
+
+    fn answer_next(&mut self, cx: &mut Context<'_, Any>) {
+        let _ = match self.delayed.pop_front() {
+            Some(Delayed::Push(id, body)) => cx.conn(id).map(|mut conn| conn.send(body)),
+            Some(Delayed::Answer(responder, body)) => Some(responder.reply(body)),
+            None => None,
+        };
+    }
 }
 
 impl Handler for Echo {
     type Protocol = Any;
 
     fn on_message(&mut self, conn: &mut Conn<'_, Any>, msg: Message<'_, Any>) {
-        // The message is its own answer: id, tag and body are the same. An error would say why
-        // nothing was queued; the peer learns it from its connection, which closes.
-        let _ = match msg.kind() {
-            Kind::Push => conn.send(&msg),
-            _ => conn.reply(&msg, &msg),
-        };
+        self.answer(conn, msg);
         if !self.is_quiet && !self.is_line_due {
             self.is_line_due = true;
             let cx: &mut Context<'_, Any> = conn; // a timer that outlives the connection
-            cx.set_timer(Duration::from_secs(1), 0);
+            cx.set_timer(Duration::from_secs(1), LINE);
         }
     }
 
-    fn on_timer(&mut self, cx: &mut Context<'_, Any>, _: Timer) {
+    fn on_timer(&mut self, cx: &mut Context<'_, Any>, timer: Timer) {
+        if timer.token == ANSWER {
+            return self.answer_next(cx);
+        }
         self.is_line_due = false;
         let last = std::mem::replace(&mut self.last, cx.stats());
         say(format_args!(
@@ -76,6 +126,11 @@ struct Args {
     /// The largest body that is accepted, in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 8 * 1024 * 1024)]
     max_body: usize,
+    /// Answer only after this long; fractions are fine
+    #[arg(long, value_name = "SECS", default_value = "0", value_parser = args::seconds)]
+    delay: Duration,
+    #[command(flatten)]
+    liveness: Liveness,
     /// No built-in client, and no statistics
     #[arg(long)]
     quiet: bool,
@@ -93,9 +148,9 @@ fn main() -> ExitCode {
 }
 
 fn serve(args: &Args) -> anyhow::Result<()> {
-    let mut config = Config::new();
+    let mut config = args.liveness.config();
     config.max_body(args.max_body);
-    let echo = Echo { is_quiet: args.quiet, ..Echo::default() };
+    let echo = Echo { is_quiet: args.quiet, delay: args.delay, ..Echo::default() };
     let mut reactor = ReactorBuilder::new(args.protocol).config(config.clone()).build(echo)?;
     let (_, addr) = reactor
         .listen(&*args.listen)
@@ -106,8 +161,9 @@ fn serve(args: &Args) -> anyhow::Result<()> {
 
     if !args.quiet {
         let client = ClientBuilder::new(args.protocol).config(config);
+        let patience = args.delay.saturating_add(Duration::from_secs(5));
         thread::spawn(move || {
-            if let Err(error) = say_hello(client, addr) {
+            if let Err(error) = say_hello(client, addr, patience) {
                 eprintln!("the built-in client failed: {error:#}");
             }
         });
@@ -116,20 +172,24 @@ fn serve(args: &Args) -> anyhow::Result<()> {
 }
 
 /// All that a client does: it connects, says hello, hears the answer, and goes.
-fn say_hello(client: ClientBuilder<Any>, addr: SocketAddr) -> anyhow::Result<()> {
-    const TIMEOUT: Duration = Duration::from_secs(5);
+fn say_hello(
+    client: ClientBuilder<Any>,
+    addr: SocketAddr,
+    patience: Duration,
+) -> anyhow::Result<()> {
     let (told, pushes) = channel();
     let client = client.connect_with(addr, Ear(told))?;
-    let answer = match client.call("hello", TIMEOUT) {
+    let answer = match client.call("hello", patience) {
         // The protocol has nothing but messages, so what comes back is one, too.
         Err(CallError::NoCalls { .. }) => {
             client.send("hello")?;
-            pushes.recv_timeout(TIMEOUT)?
+            pushes.recv_timeout(patience)?
         }
         answer => String::from_utf8_lossy(&answer?).into_owned(),
     };
     say(format_args!("the built-in client said 'hello', the server answered '{answer}'"));
-    Ok(client.stop()?)
+    client.stop()?;
+    Ok(())
 }
 
 /// Tells what the server sends unasked.

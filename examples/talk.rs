@@ -5,9 +5,12 @@
 //! cargo run --release --example talk -- 127.0.0.1:7001 --protocol length --listen
 //! ```
 //!
-//! Each line of standard input is sent as a message. Standard output has one line per event:
-//! `connected`, `message TEXT`, `disconnected REASON`, `error TEXT`. At the end of input it waits
-//! until the peer is quiet, and closes. The exit status tells whether all went well.
+//! Each line of standard input is sent as a message, or with `--call` as a request. Standard output has
+//! one line per event: `connected`, `message TEXT`, `reply TEXT`, `failed REASON`,
+//! `disconnected REASON`, `reconnecting in MS ms`, `error TEXT`. When the input has ended and
+//! everything was answered it closes, unless `--stay`. The exit status tells whether all went well.
+
+mod args;
 
 use std::{
     fmt::Display,
@@ -18,9 +21,10 @@ use std::{
     time::Duration,
 };
 
+use args::Liveness;
 use clap::Parser;
 use longhaul::{
-    CloseReason, CloseReport, Config, Conn, ConnId, Context, Handle, Handler, Incident, Message,
+    CallError, CloseReason, CloseReport, Conn, ConnId, Context, Handle, Handler, Incident, Message,
     ReactorBuilder, Reconnect, Timer, TimerId, protocol::Any,
 };
 
@@ -33,8 +37,34 @@ struct Args {
     #[arg(long, value_name = "native|tcpstream|qtk3|qtk2|length", default_value_t)]
     protocol: Any,
     /// Listen, and talk with everyone who connects
-    #[arg(long)]
+    #[arg(long, conflicts_with = "reconnect")]
     listen: bool,
+    /// Each line is a request, and its answer is printed
+    #[arg(long)]
+    call: bool,
+    /// How long a request waits for its answer; fractions are fine
+    #[arg(long, value_name = "SECS", default_value = "30", value_parser = args::seconds)]
+    timeout: Duration,
+    /// When to dial again after a loss or a failure
+    #[arg(long, value_name = "backoff|fixed:MS|off", default_value = "off", value_parser = policy)]
+    reconnect: Reconnect,
+    /// Go on after the end of input
+    #[arg(long)]
+    stay: bool,
+    #[command(flatten)]
+    liveness: Liveness,
+}
+
+fn policy(text: &str) -> Result<Reconnect, String> {
+    match (text, text.strip_prefix("fixed:")) {
+        ("backoff", _) => Ok(Reconnect::default()),
+        ("off", _) => Ok(Reconnect::never()),
+        (_, Some(millis)) => {
+            let millis = millis.parse().map_err(|_| "not a number of milliseconds".to_owned())?;
+            Ok(Reconnect::fixed(Duration::from_millis(millis)))
+        }
+        _ => Err("neither backoff nor fixed:MS nor off".to_owned()),
+    }
 }
 
 fn main() -> ExitCode {
@@ -54,9 +84,19 @@ fn talk(args: &Args) -> anyhow::Result<bool> {
     /// Lines that were read and wait for a peer who takes them. More stay in the pipe.
     const LINES: usize = 64;
     let (read, lines) = sync_channel(LINES);
-    let talk = Talk { lines, next: None, goodbye: None, has_failed: false };
-    let mut config = Config::new();
-    config.reconnect(Reconnect::never());
+    let talk = Talk {
+        lines,
+        next: None,
+        timeout: args.call.then_some(args.timeout),
+        calls: 0,
+        unanswered: 0,
+        is_coming_back: false,
+        stays: args.stay,
+        goodbye: None,
+        has_failed: false,
+    };
+    let mut config = args.liveness.config();
+    config.reconnect(args.reconnect.clone());
     let mut reactor = ReactorBuilder::new(args.protocol).config(config).build(talk)?;
     if args.listen {
         let (_, addr) = reactor.listen(&*args.addr)?;
@@ -96,6 +136,16 @@ struct Talk {
     lines: Receiver<Vec<u8>>,
     /// Taken from `lines`, and not yet sent.
     next: Option<Vec<u8>>,
+    /// Of each call; `None`: lines are messages.
+    timeout: Option<Duration>,
+    /// Calls in flight.
+    calls: usize,
+    /// Messages sent, less those that came.
+    unanswered: usize,
+    /// The connection is down, and will be dialled again.
+    is_coming_back: bool,
+    /// The end of input is not the end.
+    stays: bool,
     /// Runs once all input was sent: until it is due, the peers may answer.
     goodbye: Option<TimerId>,
     has_failed: bool,
@@ -112,26 +162,63 @@ impl Talk {
             };
             let peers: Vec<ConnId> = cx.connections().collect();
             let is_writable = |peer| cx.conn(peer).is_some_and(|conn| conn.is_writable());
-            if peers.is_empty() || !peers.iter().copied().all(is_writable) {
+            let is_busy = self.calls >= CALLS;
+            if peers.is_empty() || is_busy || !peers.iter().copied().all(is_writable) {
                 self.next = Some(line);
                 return;
             }
             for peer in peers {
-                if let Some(Err(error)) = cx.conn(peer).map(|mut conn| conn.send(&line)) {
-                    self.fail(cx, error);
+                if let Some(mut conn) = cx.conn(peer) {
+                    self.say_line(&mut conn, &line);
                 }
             }
         }
     }
 
-    /// All input was sent. It ends when there was a peer, and no peer has said anything for a while.
+    /// Sends a line as a message, or as a request.
+    fn say_line(&mut self, conn: &mut Conn<'_, Any>, line: &[u8]) {
+        let Some(timeout) = self.timeout else {
+            self.unanswered += 1;
+            if let Err(error) = conn.send(line) {
+                self.fail(conn, error);
+            }
+            return;
+        };
+        let called = conn.call(line, timeout, |talk: &mut Self, conn, result| {
+            talk.calls -= 1;
+            match result {
+                Ok(reply) => say(conn, format_args!("reply {}", reply.text())),
+                Err(error) => talk.fail_call(conn, &error),
+            }
+            talk.pump(conn);
+        });
+        match called {
+            Ok(_) => self.calls += 1,
+            Err(error) => self.fail_call(conn, &error),
+        }
+    }
+
+    fn fail_call(&mut self, cx: &mut Context<'_, Any>, error: &CallError) {
+        self.has_failed = true;
+        say(cx, format_args!("failed {error}"));
+    }
+
+    /// All input was sent. It ends when there was a peer, every call has ended, and no peer has said
+    /// anything for a while: a short one if as much came as was sent.
     fn wait_for_quiet(&mut self, cx: &mut Context<'_, Any>) {
         const QUIET: Duration = Duration::from_millis(500);
+        const UNANSWERED: Duration = Duration::from_secs(5);
+        if self.stays || self.calls > 0 {
+            return;
+        }
         if let Some(timer) = self.goodbye.take() {
             cx.cancel_timer(timer);
         }
         if cx.connections().next().is_some() {
-            self.goodbye = Some(cx.set_timer(QUIET, 0));
+            let quiet = if self.unanswered > 0 { UNANSWERED } else { QUIET };
+            self.goodbye = Some(cx.set_timer(quiet, 0));
+        } else if self.is_coming_back && self.unanswered > 0 {
+            // What was not answered may not have been sent.
         } else if cx.stats().disconnected > 0 {
             cx.stop();
         }
@@ -143,16 +230,21 @@ impl Talk {
     }
 }
 
+/// Calls in flight at a time.
+const CALLS: usize = 64;
+
 impl Handler for Talk {
     type Protocol = Any;
 
     fn on_connect(&mut self, conn: &mut Conn<'_, Any>) {
+        self.is_coming_back = false;
         say(conn, "connected");
         self.pump(conn);
     }
 
     fn on_message(&mut self, conn: &mut Conn<'_, Any>, msg: Message<'_, Any>) {
         say(conn, format_args!("message {}", msg.text()));
+        self.unanswered = self.unanswered.saturating_sub(1);
         if self.goodbye.is_some() {
             self.wait_for_quiet(conn);
         }
@@ -163,17 +255,30 @@ impl Handler for Talk {
     }
 
     fn on_disconnect(&mut self, conn: &mut Conn<'_, Any>, report: &CloseReport) {
-        say(conn, format_args!("disconnected {report}"));
+        say(conn, format_args!("disconnected {}", report.reason));
         let is_normal = matches!(
             report.reason,
             CloseReason::Closed | CloseReason::PeerClosed | CloseReason::PeerGoaway { .. }
         );
-        self.has_failed |= !is_normal || report.unsent_messages > 0;
-        if conn.is_dialled() && report.redial_in.is_none() {
-            conn.stop();
+        self.is_coming_back = report.redial_in.is_some();
+        if let Some(delay) = report.redial_in {
+            // What did not leave goes first on the next connection.
+            for message in conn.take_unsent() {
+                if let Err(error) = conn.send(message) {
+                    self.fail(conn, error);
+                }
+            }
+            say(conn, format_args!("reconnecting in {} ms", delay.as_millis()));
         } else {
-            self.pump(conn);
+            self.has_failed |= !is_normal || report.unsent_messages > 0;
+            if report.unsent_messages > 0 {
+                say(conn, format_args!("error {} messages were not sent", report.unsent_messages));
+            }
+            if conn.is_dialled() {
+                return conn.stop();
+            }
         }
+        self.pump(conn);
     }
 
     fn on_timer(&mut self, cx: &mut Context<'_, Any>, _: Timer) {
@@ -189,9 +294,16 @@ impl Handler for Talk {
     }
 
     fn on_error(&mut self, cx: &mut Context<'_, Any>, incident: &Incident) {
-        self.fail(cx, incident);
-        if matches!(incident, Incident::DialFailed { retry_in: None, .. }) {
-            cx.stop();
+        match incident {
+            Incident::DialFailed { error, retry_in: Some(delay), .. } => {
+                say(cx, format_args!("error {error}"));
+                say(cx, format_args!("reconnecting in {} ms", delay.as_millis()));
+            }
+            Incident::DialFailed { retry_in: None, .. } => {
+                self.fail(cx, incident);
+                cx.stop();
+            }
+            _ => self.fail(cx, incident),
         }
     }
 }

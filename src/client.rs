@@ -3,8 +3,8 @@
 use std::{fmt, marker::PhantomData, time::Duration};
 
 use crate::{
-    Body, Bytes, CallError, Config, Conn, ConnId, Error, Handle, Handler, Message, PendingCall,
-    Reactor, ReactorBuilder, SendError, Target,
+    Body, Bytes, CallError, Config, Conn, ConnId, DrainReport, Error, Handle, Handler, Message,
+    PendingCall, Reactor, ReactorBuilder, SendError, Target,
     protocol::{Native, Protocol},
     worker::Worker,
 };
@@ -154,17 +154,18 @@ impl<P: Protocol> Client<P> {
     }
 
     /// Closes the connection, and where the reactor is the client's own stops it, within its stop
-    /// timeout, and blocks until its thread has ended. Repeated, it returns at once.
+    /// timeout, and blocks until its thread has ended; says what was cut. Repeated, it returns the same
+    /// at once. On a reactor of another's it does not wait, and there is nothing to say yet.
     ///
     /// # Errors
     ///
     /// The loop failed, or this is its own thread.
-    pub fn stop(&self) -> Result<(), Error> {
+    pub fn stop(&self) -> Result<DrainReport, Error> {
         if let Some(worker) = &self.worker {
             return worker.stop();
         }
         self.close();
-        Ok(())
+        Ok(DrainReport::default())
     }
 }
 

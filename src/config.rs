@@ -10,7 +10,10 @@ use std::time::Duration;
 pub(crate) use reconnect::Delay;
 pub use reconnect::Reconnect;
 
-use crate::{error::ConfigError, protocol::HeartbeatBy};
+use crate::{
+    error::ConfigError,
+    protocol::{HeartbeatBy, Protocol},
+};
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
@@ -107,6 +110,67 @@ impl Config {
     /// The defaults.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The settings under which a connection behaves in time as one of the Go library
+    /// `kumustone/tcpstream`, to be used with [`Tcpstream`](crate::protocol::Tcpstream): no heartbeat,
+    /// no idle timeout, bodies of up to 8 MiB, 5 s to connect, dialled again at once after a loss and
+    /// every 5 s after a failure, keepalive probes each 15 s.
+    ///
+    /// Not taken over: a peer that accepts and closes at once is dialled every 5 s and not thousands of
+    /// times a second; half a frame, a peer that does not read and a queue have their bounds.
+    pub fn go_tcpstream() -> Self {
+        let mut config = Self::default();
+        config
+            .heartbeat(Duration::ZERO)
+            .idle_timeout(Duration::ZERO)
+            .max_body(8 * MIB)
+            .connect_timeout(Duration::from_secs(5))
+            .reconnect(Reconnect::fixed(Duration::from_secs(5)).after_loss(Duration::ZERO))
+            .tcp_keepalive(Duration::from_secs(15), Duration::from_secs(15), 9);
+        config
+    }
+
+    /// The settings under which a connection behaves in time as one of the Node library
+    /// `@qtk/tcp-framework`, to be used with [`Qtk3`](crate::protocol::Qtk3) or
+    /// [`Qtk2`](crate::protocol::Qtk2): a ping each 20 s, closed after 30 s without a byte, 30 s to
+    /// connect, dialled again every 200 ms.
+    ///
+    /// Not taken over: bodies and queues without bounds.
+    pub fn qtk() -> Self {
+        let mut config = Self::default();
+        config
+            .heartbeat(DEFAULT_HEARTBEAT)
+            .idle_timeout(DEFAULT_IDLE_TIMEOUT)
+            .connect_timeout(DEFAULT_IDLE_TIMEOUT)
+            .reconnect(Reconnect::fixed(Duration::from_millis(200)));
+        config
+    }
+
+    /// The longest time until a peer that vanished without a word is noticed, with these settings on
+    /// this protocol; `None`: never.
+    ///
+    /// By the idle timeout and one heartbeat interval, which a loop that was away itself grants on top.
+    /// Without an idle timeout by TCP's own keepalive: the first probe and all that follow it.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use longhaul::{Config, protocol::{Native, Tcpstream}};
+    ///
+    /// let config = Config::new();
+    /// assert_eq!(config.worst_case_detection(&Native), Some(Duration::from_secs(50)));
+    /// assert_eq!(config.worst_case_detection(&Tcpstream), Some(Duration::from_secs(120)));
+    /// ```
+    pub fn worst_case_detection(&self, protocol: &impl Protocol) -> Option<Duration> {
+        let by = protocol.heartbeat();
+        let grace = self.heartbeat_for(by).unwrap_or_default();
+        let by_silence = self.idle_timeout_for(by).map(|limit| limit.saturating_add(grace));
+        let by_keepalive = self
+            .tcp_keepalive
+            .map(|(first, interval, count)| first.saturating_add(interval.saturating_mul(count)));
+        by_silence.into_iter().chain(by_keepalive).min()
     }
 
     /// Sends a ping when nothing was received for this long. Zero: never.

@@ -10,8 +10,9 @@ use std::{
 };
 
 use crate::{
-    Body, CallError, CallId, CloseReason, Config, ConnId, ConnStats, Error, Handle, Handler,
-    ListenerId, Message, Reply, Responder, SendError, Stats, Target, TimerId,
+    Body, Bytes, CallError, CallId, CloseReason, Config, ConnId, ConnStats, DrainReport, Error,
+    Handle, Handler, ListenerId, Message, Reply, Responder, SendError, Stats, Tagged, Target,
+    TimerId,
     handler::Audience,
     protocol::{Correlation, Head, Kind, Protocol},
     reactor::{
@@ -172,6 +173,29 @@ impl<P: Protocol> Context<'_, P> {
         self.drop_listener(id)
     }
 
+    /// Stops listening, and drains every connection that the listener accepted, each within its
+    /// [close timeout](Config::close_timeout);
+    /// [`Incident::ListenerDrained`](crate::Incident::ListenerDrained) then says what was cut. False if
+    /// there is no such listener.
+    pub fn drain_listener(&mut self, id: ListenerId) -> bool {
+        let is_known = self.drop_listener(id);
+        if is_known {
+            self.begin_drain(id);
+        }
+        is_known
+    }
+
+    /// Takes back the messages of which [`Incident::Undelivered`](crate::Incident::Undelivered) tells,
+    /// in order. Only in [`on_error`](Handler::on_error), and once; else there are none.
+    pub fn take_undelivered(&mut self) -> Vec<Tagged<Bytes>> {
+        std::mem::take(&mut self.state.handed_back)
+    }
+
+    /// What stopping has come to so far; all of it in [`on_stop`](Handler::on_stop).
+    pub const fn stop_report(&self) -> DrainReport {
+        self.state.stop_report
+    }
+
     /// The address of a listener, with the real port.
     pub fn listener_addr(&self, id: ListenerId) -> Option<SocketAddr> {
         self.state.listeners.iter().find(|listener| listener.id == id).map(|found| found.addr)
@@ -262,7 +286,7 @@ impl<P: Protocol> Conn<'_, P> {
     /// Nothing was queued: the connection is closing, the body is too long, a dialled connection is
     /// down and its offline queue is full, or the queue is past its hard limit, which closes it.
     pub fn send(&mut self, body: impl Body) -> Result<(), SendError> {
-        self.cx.state.send(self.id, None, body)
+        self.cx.state.send(self.id, None, body).map_err(|(error, _)| error)
     }
 
     /// Sends a message with an id of the application's, on protocols whose messages carry one.
@@ -271,7 +295,7 @@ impl<P: Protocol> Conn<'_, P> {
     ///
     /// As [`send`](Self::send).
     pub fn send_as(&mut self, id: P::Id, body: impl Body) -> Result<(), SendError> {
-        self.cx.state.send(self.id, Some(id), body)
+        self.cx.state.send(self.id, Some(id), body).map_err(|(error, _)| error)
     }
 
     /// Answers a message: with its id, and its tag if the body has none.
@@ -387,6 +411,21 @@ impl<P: Protocol> Conn<'_, P> {
     /// Drops the connection for good, with what is queued.
     pub fn abort(&mut self) {
         self.cx.abort(self.id);
+    }
+
+    /// Takes back the messages that were accepted and not given to the system whole, oldest first:
+    /// those of [`send`](Self::send) and of broadcasts. Calls end with an error of their own, and for
+    /// answers there is nobody left.
+    ///
+    /// Only in [`on_disconnect`](Handler::on_disconnect), and once; else there are none. What is sent
+    /// there to a dialled connection that comes back waits for that, so sending them again there
+    /// keeps them in order. The system, or the peer, may have lost what was given to the system: that
+    /// nobody can tell.
+    pub fn take_unsent(&mut self) -> Vec<Tagged<Bytes>> {
+        match self.cx.state.get_mut(self.id) {
+            Some(slot) if slot.is_doomed => slot.link.take_unsent(),
+            _ => Vec::new(),
+        }
     }
 
     /// Stops reading from the peer; what arrives waits in the system, and slows the peer down.

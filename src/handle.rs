@@ -308,6 +308,25 @@ impl<P: Protocol> Handle<P> {
         self.ask(move |cx| cx.listen_with(&*addrs, &protocol, &config))?
     }
 
+    /// Stops listening; see [`Context::close_listener`]. Returns at once.
+    ///
+    /// # Errors
+    ///
+    /// The mailbox is full, or the reactor has stopped.
+    pub fn close_listener(&self, listener: ListenerId) -> Result<(), SendError> {
+        self.run(move |cx| _ = cx.close_listener(listener))
+    }
+
+    /// Stops listening, and drains what the listener accepted; see [`Context::drain_listener`]. Returns
+    /// at once.
+    ///
+    /// # Errors
+    ///
+    /// The mailbox is full, or the reactor has stopped.
+    pub fn drain_listener(&self, listener: ListenerId) -> Result<(), SendError> {
+        self.run(move |cx| _ = cx.drain_listener(listener))
+    }
+
     /// Dials, and blocks until the loop has begun to; see [`Context::connect_with`].
     ///
     /// # Errors

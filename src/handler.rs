@@ -225,6 +225,11 @@ impl Reply<'_> {
         self.body
     }
 
+    /// The body as text, where it is UTF-8, with a replacement for what is not.
+    pub fn text(&self) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(self.body)
+    }
+
     /// The application's message type.
     pub const fn tag(&self) -> u32 {
         self.tag

@@ -65,8 +65,8 @@ pub use crate::{
     config::{Config, Reconnect},
     context::{Conn, Context},
     error::{
-        CallError, CloseReason, CloseReport, ClosedBy, ConfigError, Error, Fate, Incident, LimitBy,
-        NetworkError, Result, SendError, error_code,
+        CallError, CloseReason, CloseReport, ClosedBy, ConfigError, DrainReport, Error, Fate,
+        Incident, LimitBy, NetworkError, Result, SendError, error_code,
     },
     handle::{Handle, PendingCall},
     handler::{Audience, Candidate, Handler, Message, Reply, Timer},

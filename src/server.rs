@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    Error, Handle, Handler, ListenerId, Reactor, ReactorBuilder,
+    DrainReport, Error, Handle, Handler, ListenerId, Reactor, ReactorBuilder,
     protocol::{Native, Protocol},
     worker::Worker,
 };
@@ -95,13 +95,13 @@ impl<P: Protocol> Server<P> {
         self.worker.handle().clone()
     }
 
-    /// Stops gracefully, within the reactor's stop timeout, and blocks until its thread has ended.
-    /// Repeated, it returns at once.
+    /// Stops gracefully, within the reactor's stop timeout, and blocks until its thread has ended;
+    /// says what was cut. Repeated, it returns the same at once.
     ///
     /// # Errors
     ///
     /// The loop failed, or this is its own thread.
-    pub fn stop(&self) -> Result<(), Error> {
+    pub fn stop(&self) -> Result<DrainReport, Error> {
         self.worker.stop()
     }
 }

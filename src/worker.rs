@@ -6,12 +6,18 @@ use std::{
     thread::{self, JoinHandle},
 };
 
-use crate::{Error, Handle, Handler, Reactor, protocol::Protocol};
+use crate::{DrainReport, Error, Handle, Handler, Reactor, protocol::Protocol};
 
 /// Runs a reactor, and waits for its end when asked to.
 pub(crate) struct Worker<P: Protocol> {
     handle: Handle<P>,
-    thread: Mutex<Option<JoinHandle<Result<(), Error>>>>,
+    state: Mutex<State>,
+}
+
+enum State {
+    /// `None` while it is being joined.
+    Running(Option<JoinHandle<Result<DrainReport, Error>>>),
+    Ended(DrainReport),
 }
 
 impl<P: Protocol> Worker<P> {
@@ -21,26 +27,34 @@ impl<P: Protocol> Worker<P> {
         H: Handler<Protocol = P> + Send,
     {
         let handle = reactor.handle();
-        let thread = thread::Builder::new().name(name.into()).spawn(move || reactor.run())?;
-        Ok(Self { handle, thread: Mutex::new(Some(thread)) })
+        let run = move || reactor.run().map(|()| reactor.stop_report());
+        let thread = thread::Builder::new().name(name.into()).spawn(run)?;
+        Ok(Self { handle, state: Mutex::new(State::Running(Some(thread))) })
     }
 
     pub(crate) const fn handle(&self) -> &Handle<P> {
         &self.handle
     }
 
-    /// Stops the reactor, and blocks until its thread has ended. Repeated, it returns at once.
-    pub(crate) fn stop(&self) -> Result<(), Error> {
+    /// Stops the reactor, and blocks until its thread has ended: what was cut. Repeated, it returns
+    /// the same at once.
+    pub(crate) fn stop(&self) -> Result<DrainReport, Error> {
         if self.handle.is_on_loop() {
             return Err(Error::OnLoopThread);
         }
         self.handle.stop();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match thread.map(JoinHandle::join) {
-            None => Ok(()),
-            Some(Ok(result)) => result,
-            Some(Err(panic)) => std::panic::resume_unwind(panic),
-        }
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let report = match &mut *state {
+            State::Ended(report) => return Ok(*report),
+            State::Running(thread) => match thread.take().map(JoinHandle::join) {
+                // It failed, and that was told.
+                None => DrainReport::default(),
+                Some(Ok(result)) => result?,
+                Some(Err(panic)) => std::panic::resume_unwind(panic),
+            },
+        };
+        *state = State::Ended(report);
+        Ok(report)
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Reconnect {
     pub(crate) max_attempts: Option<u32>,
     /// How long a connection must have been up for the count to start anew.
     pub(crate) healthy_after: Duration,
+    /// The delay after a healthy connection was lost, where it is not that of the first attempt.
+    pub(crate) after_loss: Option<Duration>,
 }
 
 #[derive(Clone)]
@@ -73,8 +75,17 @@ impl Reconnect {
         self
     }
 
+    /// The delay before a connection that was up for a [healthy spell](Self::healthy_after) is dialled
+    /// again for the first time. Default: the policy's first delay.
+    #[must_use]
+    pub const fn after_loss(mut self, delay: Duration) -> Self {
+        self.after_loss = Some(delay);
+        self
+    }
+
     const fn with(delay: Delay) -> Self {
-        Self { delay, max_attempts: None, healthy_after: Duration::from_secs(10) }
+        let healthy_after = Duration::from_secs(10);
+        Self { delay, max_attempts: None, healthy_after, after_loss: None }
     }
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
@@ -110,6 +121,7 @@ impl PartialEq for Reconnect {
         is_same_delay
             && self.max_attempts == other.max_attempts
             && self.healthy_after == other.healthy_after
+            && self.after_loss == other.after_loss
     }
 }
 
@@ -124,6 +136,7 @@ impl fmt::Debug for Reconnect {
         };
         text.field("max_attempts", &self.max_attempts)
             .field("healthy_after", &self.healthy_after)
+            .field("after_loss", &self.after_loss)
             .finish()
     }
 }

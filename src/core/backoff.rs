@@ -45,7 +45,11 @@ impl Backoff {
             return self.failed(policy, no_sooner, rng);
         }
         self.attempts = 0;
-        delay(policy, 1, no_sooner, rng)
+        match (&policy.delay, policy.after_loss) {
+            (Delay::Never, _) => None,
+            (_, Some(delay)) => Some(delay.max(no_sooner)),
+            (_, None) => delay(policy, 1, no_sooner, rng),
+        }
     }
 
     pub(crate) const fn attempts(&self) -> u32 {
@@ -133,6 +137,18 @@ mod tests {
         let lost = backoff.lost(&policy, Duration::ZERO, &mut rng, start, start + HOUR);
         assert_eq!(lost, Some(HOUR));
         assert_eq!(backoff.failed(&policy, Duration::ZERO, &mut rng), None);
+    }
+
+    #[test]
+    fn own_delay_after_a_loss_holds_for_healthy_connections_only() {
+        let policy = Reconnect::fixed(HOUR).after_loss(Duration::ZERO);
+        let (start, mut rng) = (start(), Rng::new(1));
+        let mut lost_after = |uptime| {
+            let mut backoff = Backoff::default();
+            backoff.lost(&policy, Duration::ZERO, &mut rng, start, start + uptime)
+        };
+        assert_eq!(lost_after(HOUR), Some(Duration::ZERO));
+        assert_eq!(lost_after(Duration::from_secs(1)), Some(HOUR));
     }
 
     #[test]

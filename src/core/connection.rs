@@ -23,9 +23,10 @@ use super::{
     intake::{Intake, Load},
     read_buffer::{LARGE_FRAME, ReadBuffer},
     requests::OpenRequests,
-    write_queue::{Cause, QueuePool, SHARE_BYTES, WriteQueue, Written},
+    write_queue::{QueuePool, SHARE_BYTES, Unsent, What, WriteQueue, Written},
 };
 use crate::{
+    Tagged,
     body::Body,
     config::Config,
     error::{CloseReason, LimitBy},
@@ -460,12 +461,12 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         &mut self,
         head: &Head<P::Id>,
         body: impl Body,
-        cause: Cause,
+        what: What,
         pool: &mut QueuePool,
     ) {
         let protocol = &mut self.protocol;
         let queue = self.out.get_or_insert_with(|| pool.take());
-        let len = queue.push(cause, |out| {
+        let len = queue.push(what, |out| {
             if body.as_slice().len() >= SHARE_BYTES && protocol.is_header_then_body() {
                 protocol.encode_header(head, body.as_slice().len(), out);
                 Some(body.into_bytes())
@@ -480,7 +481,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     /// Queues a frame that was encoded before.
     pub(crate) fn push_encoded(&mut self, frame: &Bytes, pool: &mut QueuePool) {
         let queue = self.out.get_or_insert_with(|| pool.take());
-        let len = queue.push(Cause::Own, |out| {
+        let len = queue.push(What::Push { is_caused: false }, |out| {
             if frame.len() >= SHARE_BYTES {
                 Some(frame.clone())
             } else {
@@ -494,7 +495,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     /// Queues an error as the answer to a request.
     pub(crate) fn push_error(&mut self, id: P::Id, code: u32, text: &str, pool: &mut QueuePool) {
         let head = Head { tag: code, ..Head::new(Kind::Error, id) };
-        self.push_frame(&head, cut(text), Cause::Peer, pool);
+        self.push_frame(&head, cut(text), What::Answer, pool);
     }
 
     /// The id of a message that nobody answers.
@@ -517,6 +518,33 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         self.counts.messages_out += written.messages;
         self.stalled_since = if queue.is_empty() { None } else { Some(now) };
         written
+    }
+
+    /// Takes the messages that nobody answers and that were not written whole, with their tags. The
+    /// epoch is over: what is queued will not be written.
+    pub(crate) fn take_unsent(&mut self) -> Vec<Tagged<Bytes>> {
+        let (Some(queue), protocol) = (&mut self.out, &mut self.protocol) else {
+            return Vec::new();
+        };
+        let mut messages = Vec::new();
+        queue.for_each_unsent(|Unsent { head, shared }| {
+            let whole = if head.is_empty() { shared.map_or(&[][..], |frame| frame) } else { &head };
+            // We encoded it, so it decodes; the limit was checked when it was sent.
+            let Ok(Decoded::Frame { head: found, body, .. }) = protocol.decode(whole, usize::MAX)
+            else {
+                return;
+            };
+            messages.push(Tagged(
+                found.tag,
+                match shared {
+                    Some(frame) if head.is_empty() => frame.slice(body),
+                    Some(body) => body.clone(),
+                    None => Bytes::copy_from_slice(&head[body]),
+                },
+            ));
+        });
+        queue.forget();
+        messages
     }
 
     /// The system takes no more for now.
@@ -594,7 +622,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         pool: &mut QueuePool,
     ) {
         let starts_at = self.queued_total;
-        self.push_frame(head, body, Cause::Own, pool);
+        self.push_frame(head, body, What::Request, pool);
         let pending = Pending { number, starts_at, timer: None, waiter };
         self.talk.as_mut().expect("next_call made it").calls.insert(head.id, pending);
     }
@@ -747,6 +775,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         };
         Rules {
             interval: config.heartbeat_for(by).filter(|_| pings),
+            is_periodic: by == HeartbeatBy::Dialler,
             idle_timeout: config.idle_timeout_for(by),
         }
     }

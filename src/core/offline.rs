@@ -8,6 +8,7 @@ use std::{
 use bytes::Bytes;
 
 use super::write_queue::FRAME_OVERHEAD;
+use crate::Tagged;
 
 /// Messages for the next epoch, in order, bounded in bytes and in age.
 #[derive(Debug)]
@@ -20,14 +21,13 @@ pub(crate) struct OfflineQueue<Id> {
 #[derive(Debug)]
 pub(crate) struct Kept<Id> {
     pub(crate) id: Option<Id>,
-    pub(crate) tag: u32,
-    pub(crate) body: Bytes,
+    pub(crate) message: Tagged<Bytes>,
     since: Instant,
 }
 
 impl<Id> Kept<Id> {
     fn cost(&self) -> usize {
-        self.body.len() + FRAME_OVERHEAD
+        self.message.1.len() + FRAME_OVERHEAD
     }
 }
 
@@ -38,34 +38,27 @@ impl<Id> Default for OfflineQueue<Id> {
 }
 
 impl<Id> OfflineQueue<Id> {
-    /// Keeps a message, or says no if that would go over `max_cost`.
-    pub(crate) fn push(
-        &mut self,
-        id: Option<Id>,
-        tag: u32,
-        body: Bytes,
-        max_cost: usize,
-        now: Instant,
-    ) -> bool {
-        let kept = Kept { id, tag, body, since: now };
-        let is_kept = self.cost + kept.cost() <= max_cost;
-        if is_kept {
-            self.cost += kept.cost();
-            self.messages.push_back(kept);
-        }
-        is_kept
+    /// Whether a body of this length can be kept without going over `max_cost`.
+    pub(crate) const fn has_room(&self, len: usize, max_cost: usize) -> bool {
+        self.cost.saturating_add(len).saturating_add(FRAME_OVERHEAD) <= max_cost
     }
 
-    /// Drops what is older than `max_age`, and says how many messages that were.
-    pub(crate) fn expire(&mut self, max_age: Duration, now: Instant) -> u64 {
-        let mut messages = 0;
+    /// Keeps a message.
+    pub(crate) fn push(&mut self, id: Option<Id>, message: Tagged<Bytes>, now: Instant) {
+        let kept = Kept { id, message, since: now };
+        self.cost += kept.cost();
+        self.messages.push_back(kept);
+    }
+
+    /// Takes what is older than `max_age`.
+    pub(crate) fn expire(&mut self, max_age: Duration, now: Instant) -> Vec<Kept<Id>> {
+        let mut expired = Vec::new();
         while let Some(kept) = self.messages.front()
             && now.saturating_duration_since(kept.since) > max_age
         {
-            messages += 1;
-            self.pop();
+            expired.extend(self.pop());
         }
-        messages
+        expired
     }
 
     pub(crate) fn pop(&mut self) -> Option<Kept<Id>> {
@@ -94,7 +87,11 @@ mod tests {
     }
 
     fn push(queue: &mut OfflineQueue<u64>, body: &'static str, max: usize, now: Instant) -> bool {
-        queue.push(None, 0, Bytes::from_static(body.as_bytes()), max, now)
+        let has_room = queue.has_room(body.len(), max);
+        if has_room {
+            queue.push(None, Tagged(0, Bytes::from_static(body.as_bytes())), now);
+        }
+        has_room
     }
 
     #[test]
@@ -102,8 +99,8 @@ mod tests {
         let (mut queue, now) = (OfflineQueue::default(), start());
         assert!(push(&mut queue, "a", 1000, now) && push(&mut queue, "bc", 1000, now));
         assert_eq!(queue.cost(), 3 + 2 * FRAME_OVERHEAD);
-        assert_eq!(queue.pop().unwrap().body, "a");
-        assert_eq!(queue.pop().unwrap().body, "bc");
+        assert_eq!(queue.pop().unwrap().message.1, "a");
+        assert_eq!(queue.pop().unwrap().message.1, "bc");
         assert!(queue.pop().is_none());
         assert_eq!(queue.cost(), 0);
     }
@@ -122,8 +119,8 @@ mod tests {
         let second = Duration::from_secs(1);
         push(&mut queue, "old", 1000, now);
         push(&mut queue, "new", 1000, now + second);
-        assert_eq!(queue.expire(second, now + second), 0);
-        assert_eq!(queue.expire(second, now + second * 2), 1);
-        assert_eq!(queue.pop().unwrap().body, "new");
+        assert!(queue.expire(second, now + second).is_empty());
+        assert_eq!(queue.expire(second, now + second * 2)[0].message.1, "old");
+        assert_eq!(queue.pop().unwrap().message.1, "new");
     }
 }

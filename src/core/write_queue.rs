@@ -12,7 +12,7 @@
 //! urgent   [ pong pong ]                         goes out before the next frame starts
 //! ```
 
-use std::{collections::VecDeque, io::IoSlice};
+use std::{borrow::Cow, collections::VecDeque, io::IoSlice};
 
 use bytes::Bytes;
 
@@ -39,6 +39,8 @@ pub(crate) struct WriteQueue {
     frames: VecDeque<Frame>,
     /// Bytes of the first frame that were written.
     front_written: usize,
+    /// The first bytes of the first frame, where they are no longer in the chunks.
+    front_head: Vec<u8>,
     /// Bytes in `chunks` that were not written.
     bytes: usize,
     /// What frames that the peer caused are charged, those not written whole.
@@ -57,18 +59,38 @@ enum Chunk {
 #[derive(Clone, Copy, Debug)]
 struct Frame {
     len: usize,
-    cause: Cause,
+    what: What,
 }
 
-/// Why a frame was queued.
+/// What a queued frame is to the application.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Cause {
-    /// The protocol wants it; it is no message.
-    Protocol,
-    /// The application sent it of its own accord.
-    Own,
-    /// A message of the peer's made the application send it.
-    Peer,
+pub(crate) enum What {
+    /// No message of its own.
+    Control,
+    /// A message that nobody answers.
+    Push {
+        /// A message of the peer's made the application send it.
+        is_caused: bool,
+    },
+    /// The request of a call.
+    Request,
+    /// The answer to a request of the peer's.
+    Answer,
+}
+
+impl What {
+    const fn is_caused(self) -> bool {
+        matches!(self, Self::Answer | Self::Push { is_caused: true })
+    }
+}
+
+/// A frame that was not written whole.
+#[derive(Debug)]
+pub(crate) struct Unsent<'a> {
+    /// Its bytes, or those before its body.
+    pub(crate) head: Cow<'a, [u8]>,
+    /// Its body, where that was referred to; or the whole frame, if `head` is empty.
+    pub(crate) shared: Option<&'a Bytes>,
 }
 
 /// What [`WriteQueue::advance`] finished.
@@ -93,7 +115,7 @@ impl WriteQueue {
     /// Appends a frame that `encode` writes: what it appends to the buffer, then what it returns.
     pub(crate) fn push(
         &mut self,
-        cause: Cause,
+        what: What,
         encode: impl FnOnce(&mut Vec<u8>) -> Option<Bytes>,
     ) -> usize {
         let needs_chunk = match self.chunks.back() {
@@ -114,8 +136,8 @@ impl WriteQueue {
             self.chunks.push_back(Chunk::Shared(body));
         }
         self.bytes += len;
-        self.frames.push_back(Frame { len, cause });
-        if cause == Cause::Peer {
+        self.frames.push_back(Frame { len, what });
+        if what.is_caused() {
             self.caused += len + FRAME_OVERHEAD;
         }
         len
@@ -203,10 +225,11 @@ impl WriteQueue {
             && self.front_written >= frame.len
         {
             self.front_written -= frame.len;
-            written.messages += u64::from(frame.cause != Cause::Protocol);
-            if frame.cause == Cause::Peer {
+            written.messages += u64::from(frame.what != What::Control);
+            if frame.what.is_caused() {
                 self.caused -= frame.len + FRAME_OVERHEAD;
             }
+            self.front_head.clear();
             self.frames.pop_front();
         }
         self.front_offset += count;
@@ -218,6 +241,12 @@ impl WriteQueue {
             && self.front_offset >= chunk.as_slice().len()
         {
             self.front_offset -= chunk.as_slice().len();
+            // The frame at the front may have begun in this chunk.
+            let begun = self.front_written.saturating_sub(self.front_offset);
+            if begun > self.front_head.len() {
+                let tail = chunk.as_slice().len() - (begun - self.front_head.len());
+                self.front_head.extend_from_slice(&chunk.as_slice()[tail..]);
+            }
             self.chunks.pop_front();
         }
     }
@@ -232,11 +261,19 @@ impl WriteQueue {
         }
     }
 
-    /// Forgets everything.
+    /// Forgets what is left to write.
+    pub(crate) fn forget(&mut self) {
+        self.chunks.clear();
+        self.front_offset = 0;
+        self.clear();
+    }
+
+    /// Makes an empty queue, of whatever was left, for the next connection.
     fn clear(&mut self) {
         self.frames.clear();
         self.frames.shrink_to(64);
         self.front_written = 0;
+        self.front_head.clear();
         self.bytes = 0;
         self.caused = 0;
         self.urgent.clear();
@@ -276,7 +313,48 @@ impl WriteQueue {
 
     /// Messages that were not written whole.
     pub(crate) fn messages(&self) -> u64 {
-        self.frames.iter().filter(|frame| frame.cause != Cause::Protocol).count() as u64
+        self.frames.iter().filter(|frame| frame.what != What::Control).count() as u64
+    }
+
+    /// Shows the messages that nobody answers and that were not written whole, oldest first.
+    pub(crate) fn for_each_unsent(&self, mut show: impl FnMut(Unsent<'_>)) {
+        let mut kept = &self.front_head[..];
+        let mut offset = self.front_offset - (self.front_written - kept.len());
+        let mut chunks = self.chunks.iter().peekable();
+        for frame in &self.frames {
+            let mut left = frame.len - kept.len();
+            let mut head = Cow::Borrowed(std::mem::take(&mut kept));
+            let mut shared = None;
+            while left > 0
+                && let Some(chunk) = chunks.peek()
+            {
+                let part = match chunk {
+                    Chunk::Small(bytes) => {
+                        let part = left.min(bytes.len() - offset);
+                        let bytes = &bytes[offset..offset + part];
+                        if head.is_empty() {
+                            head = Cow::Borrowed(bytes);
+                        } else {
+                            head.to_mut().extend_from_slice(bytes);
+                        }
+                        part
+                    }
+                    Chunk::Shared(body) => {
+                        shared = Some(body).filter(|body| !body.is_empty());
+                        body.len()
+                    }
+                };
+                left -= part;
+                offset += part;
+                if offset >= chunk.as_slice().len() {
+                    offset = 0;
+                    chunks.next();
+                }
+            }
+            if matches!(frame.what, What::Push { .. }) {
+                show(Unsent { head, shared });
+            }
+        }
     }
 
     /// Checks the invariants.
@@ -286,7 +364,7 @@ impl WriteQueue {
         let in_frames: usize = self.frames.iter().map(|frame| frame.len).sum();
         assert_eq!(in_chunks - self.front_offset, self.bytes);
         assert_eq!(in_frames - self.front_written, self.bytes);
-        let caused = self.frames.iter().filter(|frame| frame.cause == Cause::Peer);
+        let caused = self.frames.iter().filter(|frame| frame.what.is_caused());
         assert_eq!(caused.map(|frame| frame.len + FRAME_OVERHEAD).sum::<usize>(), self.caused);
         assert!(self.urgent_offset <= self.urgent.len());
     }
@@ -324,7 +402,6 @@ impl QueuePool {
     /// The most queues that are kept; with [`SPARE_BYTES`] each at most 8 MiB.
     const CAPACITY: usize = 512;
 
-    #[expect(clippy::unnecessary_box_returns, reason = "the box itself is what is pooled")]
     pub(crate) fn take(&mut self) -> Box<WriteQueue> {
         self.free.pop().unwrap_or_default()
     }
@@ -343,15 +420,17 @@ mod tests {
 
     use super::*;
 
+    const PUSH: What = What::Push { is_caused: true };
+
     fn push(queue: &mut WriteQueue, bytes: &[u8]) {
-        queue.push(Cause::Peer, |out| {
+        queue.push(PUSH, |out| {
             out.extend_from_slice(bytes);
             None
         });
     }
 
     fn push_shared(queue: &mut WriteQueue, head: &[u8], body: &'static [u8]) {
-        queue.push(Cause::Peer, |out| {
+        queue.push(PUSH, |out| {
             out.extend_from_slice(head);
             Some(Bytes::from_static(body))
         });
@@ -433,7 +512,7 @@ mod tests {
     fn empty_frames_are_charged() {
         let mut queue = WriteQueue::default();
         for _ in 0..1000 {
-            queue.push(Cause::Peer, |_| None);
+            queue.push(PUSH, |_| None);
         }
         assert_eq!(queue.cost(), 1000 * FRAME_OVERHEAD);
     }
@@ -453,6 +532,8 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Op {
+        /// The frame lies in one piece, as one that was encoded for many.
+        Whole(u8, usize),
         Push(u8, usize),
         Shared(u8, usize),
         Urgent(usize),
@@ -463,6 +544,7 @@ mod tests {
         let op = prop_oneof![
             (any::<u8>(), 0..40_usize).prop_map(|(byte, len)| Op::Push(byte, len)),
             (any::<u8>(), 0..40_usize).prop_map(|(byte, len)| Op::Shared(byte, len)),
+            (any::<u8>(), 0..40_usize).prop_map(|(byte, len)| Op::Whole(byte, len)),
             (1..5_usize).prop_map(Op::Urgent),
             (0..90_usize).prop_map(Op::Write),
         ];
@@ -470,12 +552,14 @@ mod tests {
     }
 
     proptest! {
-        /// Every frame leaves whole and in order, with control frames only at borders.
+        /// Every frame leaves whole and in order, with control frames only at borders; and what has
+        /// not left whole can be had back whole at any time.
         #[test]
         fn frames_leave_whole_and_in_order(ops in ops()) {
             let mut queue = WriteQueue::default();
             let mut wire = Vec::new();
-            let mut frames = Vec::new();
+            let mut frames: Vec<Vec<u8>> = Vec::new();
+            let mut left = 0;
             let mut urgent = 0;
             for op in ops {
                 match op {
@@ -484,10 +568,14 @@ mod tests {
                         frames.push(frame(byte, len));
                     }
                     Op::Shared(byte, len) => {
-                        queue.push(Cause::Peer, |out| {
+                        queue.push(PUSH, |out| {
                             out.extend_from_slice(&frame(byte, len)[..2]);
                             Some(Bytes::copy_from_slice(&frame(byte, len)[2..]))
                         });
+                        frames.push(frame(byte, len));
+                    }
+                    Op::Whole(byte, len) => {
+                        queue.push(PUSH, |_| Some(frame(byte, len).into()));
                         frames.push(frame(byte, len));
                     }
                     Op::Urgent(count) => {
@@ -496,9 +584,14 @@ mod tests {
                         }
                         urgent += count;
                     }
-                    Op::Write(count) => wire.extend(write(&mut queue, count).0),
+                    Op::Write(count) => {
+                        let (bytes, written) = write(&mut queue, count);
+                        wire.extend(bytes);
+                        left += usize::try_from(written.messages).unwrap();
+                    }
                 }
                 queue.check();
+                prop_assert_eq!(&unsent(&queue)[..], &frames[left..]);
             }
             while !queue.is_empty() {
                 wire.extend(write(&mut queue, 64).0);
@@ -517,6 +610,28 @@ mod tests {
             prop_assert_eq!(urgent, 0);
             prop_assert_eq!(seen, frames);
         }
+    }
+
+    /// What is unsent, each frame in one piece.
+    fn unsent(queue: &WriteQueue) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        queue.for_each_unsent(|Unsent { head, shared }| {
+            frames.push([&*head, shared.map_or(&[][..], |body| &body[..])].concat());
+        });
+        frames
+    }
+
+    #[test]
+    fn only_messages_that_nobody_answers_are_handed_back() {
+        let mut queue = WriteQueue::default();
+        for what in [What::Control, What::Push { is_caused: false }, What::Request, What::Answer] {
+            queue.push(what, |out| {
+                out.extend_from_slice(format!("{what:?}").as_bytes());
+                None
+            });
+        }
+        queue.push(What::Push { is_caused: true }, |_| Some(Bytes::from_static(b"whole")));
+        assert_eq!(unsent(&queue), [&b"Push { is_caused: false }"[..], b"whole"]);
     }
 
     const URGENT: [u8; 5] = [0xFF, 3, 0xFF, 0xFF, 0xFF];

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use super::{
     net::Net,
     send::Answer,
-    slots::{Alarm, Phase, StopPhase, Waiter},
+    slots::{Alarm, Drain, Phase, Slot, StopPhase, Waiter},
     turn::Engine,
 };
 use crate::{
-    CloseReason, ConnId, Context, Handler, Tagged,
+    CloseReason, ConnId, Context, DrainReport, Handler, ListenerId, Tagged,
     call_cell::CallCell,
     error::{CallError, Fate},
     handler::Audience,
@@ -162,8 +162,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
         charged: usize,
     ) {
         self.state.shared.board.release(conn.slot(), charged);
-        if self.state.send(conn, id, body).is_err() {
-            self.state.note_undelivered(conn, 1);
+        if let Err((_, body)) = self.state.send(conn, id, body) {
+            self.state.note_undelivered(conn, body);
         }
     }
 
@@ -219,6 +219,23 @@ impl<H: Handler, N: Net> Engine<H, N> {
 }
 
 impl<P: Protocol> Context<'_, P> {
+    /// The connections that a closed listener accepted drain.
+    pub(crate) fn begin_drain(&mut self, listener: ListenerId) {
+        let is_its = |slot: &Slot<P>| slot.listener == Some(listener);
+        let ids: Vec<_> = self
+            .state
+            .slots
+            .iter()
+            .filter(|(_, slot)| is_its(slot))
+            .map(|(_, slot)| slot.id)
+            .collect();
+        let left = ids.len();
+        self.state.drains.push(Drain { listener, left, report: DrainReport::default() });
+        for id in ids {
+            self.close_for_good(id, Phase::Draining, CloseReason::Closed);
+        }
+    }
+
     /// No new work from now on: listeners close, connections drain, for up to `timeout`.
     pub(crate) fn begin_stop(&mut self, timeout: Duration) {
         if self.state.stop != StopPhase::Running {

@@ -287,11 +287,15 @@ impl<P: Protocol> State<P> {
         let now = self.now;
         let Some(slot) = self.get_mut(id) else { return };
         let max_age = slot.profile.config.offline_age;
-        let lost = slot.dial.as_mut().map_or(0, |dial| dial.offline.expire(max_age, now));
-        if lost > 0 {
-            self.note_undelivered(id, lost);
-            self.publish(id);
+        let Some(dial) = &mut slot.dial else { return };
+        let lost = dial.offline.expire(max_age, now);
+        if lost.is_empty() {
+            return;
         }
+        for kept in lost {
+            self.note_undelivered(id, kept.message);
+        }
+        self.publish(id);
     }
 
     /// The dialled connection is up: notes since when.
@@ -341,6 +345,7 @@ impl<P: Protocol> State<P> {
         slot.is_above = false;
         slot.is_writable = false;
         slot.input_since = None;
+        slot.cut_calls = 0;
         slot.fate = None;
         let limit = slot.link.body_limit(&slot.profile.config);
         self.shared.board.set_max_body(id.slot(), limit);

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::slots::{Profile, State};
 use crate::{
-    ConnId,
+    ConnId, Tagged,
     handler::{Audience, Candidate},
     protocol::{Head, Protocol},
 };
@@ -131,7 +131,7 @@ impl<P: Protocol> State<P> {
             return;
         }
         if self.admit(id, fanout.body.len()).is_err() {
-            self.note_undelivered(id, 1);
+            self.note_undelivered(id, Tagged(fanout.tag, fanout.body.clone()));
             return;
         }
         let slot = &mut self.slots[id.slot() as usize];

@@ -34,7 +34,7 @@ use self::{
     turn::Engine,
 };
 use crate::{
-    Config, ConnId, Context, Error, Handle, Handler, ListenerId, Stats,
+    Config, ConnId, Context, DrainReport, Error, Handle, Handler, ListenerId, Stats,
     core::{rng::Rng, timer_wheel::TimerWheel, write_queue::QueuePool},
     handle::{Shared, on_loop},
     protocol::Protocol,
@@ -234,6 +234,11 @@ impl<H: Handler> Reactor<H> {
         self.engine.state.stats
     }
 
+    /// What stopping came to; nothing yet while the reactor runs.
+    pub const fn stop_report(&self) -> DrainReport {
+        self.engine.state.stop_report
+    }
+
     /// The protocol and settings of what is given none of its own.
     pub(crate) fn defaults(&self) -> (H::Protocol, Config) {
         let profile = &self.engine.state.profiles[0];
@@ -377,6 +382,9 @@ impl<P: Protocol> ReactorBuilder<P> {
             ended: Vec::new(),
             awaited: Vec::new(),
             undelivered: Vec::new(),
+            handed_back: Vec::new(),
+            drains: Vec::new(),
+            stop_report: DrainReport::default(),
             fanouts: std::collections::VecDeque::new(),
             groups: std::collections::HashMap::new(),
             listeners: Vec::new(),

@@ -1,8 +1,10 @@
 //! The end of a turn: connections whose epoch ended are told and put away.
 
+use std::time::Duration;
+
 use super::{
     net::Net,
-    slots::{EndedCall, Phase, StopPhase},
+    slots::{Drain, EndedCall, Phase, StopPhase},
     sockets::Sockets,
     turn::Engine,
 };
@@ -20,6 +22,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             }
         }
         self.report_undelivered();
+        self.report_drained();
     }
 
     /// Runs the callbacks of calls that ended without a reply.
@@ -40,6 +43,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             self.run_ended_calls();
         }
         let Some(slot) = self.state.get_mut(id) else { return };
+        let requests = slot.link.requests_in_flight() as u64;
         for is_cancelled in slot.link.take_requests() {
             is_cancelled.store(true, std::sync::atomic::Ordering::Release);
         }
@@ -56,7 +60,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         }
         let redial_in = if is_over { self.state.next_round(id) } else { None };
         if was_up && is_told {
-            self.tell(id, reason.clone(), redial_in);
+            self.tell(id, reason.clone(), requests, redial_in);
         }
         if !is_over {
             return;
@@ -77,25 +81,34 @@ impl<H: Handler, N: Net> Engine<H, N> {
     }
 
     /// Tells the handler that an epoch has ended.
-    fn tell(&mut self, id: ConnId, reason: CloseReason, redial_in: Option<std::time::Duration>) {
+    fn tell(
+        &mut self,
+        id: ConnId,
+        reason: CloseReason,
+        requests: u64,
+        redial_in: Option<Duration>,
+    ) {
         let Some(slot) = self.state.get_mut(id) else { return };
         let (unsent_messages, unsent_bytes) = match &slot.link.out {
             Some(queue) => (queue.messages(), queue.bytes() as u64),
             None => (0, 0),
         };
+        let (calls, listener) = (slot.cut_calls, slot.listener);
         self.state.stats.disconnected += 1;
         self.state.stats.undelivered += unsent_messages;
-        let report = CloseReport { reason, unsent_messages, unsent_bytes, redial_in };
+        let report =
+            CloseReport { reason, unsent_messages, unsent_bytes, calls, requests, redial_in };
+        if self.state.stop != StopPhase::Running {
+            self.state.stop_report.add(&report);
+        }
+        if let Some(drain) = self.state.drain_mut(listener) {
+            drain.report.add(&report);
+        }
         log::debug!("connection {id}: {report}");
         self.with_conn(id, |handler, conn| handler.on_disconnect(conn, &report));
     }
 
-    fn tell_dial_failed(
-        &mut self,
-        id: ConnId,
-        reason: CloseReason,
-        retry_in: Option<std::time::Duration>,
-    ) {
+    fn tell_dial_failed(&mut self, id: ConnId, reason: CloseReason, retry_in: Option<Duration>) {
         let Some(dial) = self.state.get(id).and_then(|slot| slot.dial.as_ref()) else { return };
         let CloseReason::DialFailed(error) = reason else { return };
         let incident = Incident::DialFailed {
@@ -110,20 +123,34 @@ impl<H: Handler, N: Net> Engine<H, N> {
 
     /// The connection is gone for good.
     fn finish(&mut self, id: ConnId) {
-        if let Some(slot) = self.state.get_mut(id)
-            && let Some(dial) = &slot.dial
-        {
-            let kept = dial.offline.len() as u64;
-            if kept > 0 {
-                self.state.note_undelivered(id, kept);
+        let Some(slot) = self.state.get_mut(id) else { return };
+        let listener = slot.listener;
+        if let Some(dial) = &mut slot.dial {
+            let mut offline = std::mem::take(&mut dial.offline);
+            while let Some(kept) = offline.pop() {
+                self.state.note_undelivered(id, kept.message);
             }
         }
         self.state.discard(id);
+        if let Some(drain) = self.state.drain_mut(listener) {
+            drain.left -= 1;
+        }
     }
 
     fn report_undelivered(&mut self) {
-        for (conn, messages) in std::mem::take(&mut self.state.undelivered) {
+        for (conn, bodies) in std::mem::take(&mut self.state.undelivered) {
+            let messages = bodies.len() as u64;
+            self.state.handed_back = bodies;
             self.report(&Incident::Undelivered { conn, messages });
+            self.state.handed_back = Vec::new();
+        }
+    }
+
+    /// Tells of listeners whose last connection has ended.
+    fn report_drained(&mut self) {
+        while let Some(place) = self.state.drains.iter().position(|drain| drain.left == 0) {
+            let Drain { listener, report, .. } = self.state.drains.remove(place);
+            self.report(&Incident::ListenerDrained { listener, report });
         }
     }
 

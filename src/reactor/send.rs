@@ -8,11 +8,11 @@ use std::{
     time::Duration,
 };
 
-use super::slots::{Alarm, Phase, State, Waiter};
+use super::slots::{Alarm, Phase, Slot, State, Waiter};
 use crate::{
-    CallId, ConnId,
+    CallId, ConnId, Tagged,
     body::Body,
-    core::{connection::CallRefusal, write_queue::Cause},
+    core::{connection::CallRefusal, write_queue::What},
     error::{CallError, CloseReason, Fate, SendError},
     protocol::{Correlation, Head, Kind, Protocol},
 };
@@ -25,42 +25,55 @@ pub(crate) enum Answer<B> {
 }
 
 impl<P: Protocol> State<P> {
-    /// Sends a message that nobody answers, or keeps it while a dialled connection is down.
-    pub(crate) fn send(
+    /// Sends a message that nobody answers, or keeps it while a dialled connection is down. The body
+    /// of one that is refused is given back.
+    pub(crate) fn send<B: Body>(
         &mut self,
         id: ConnId,
         wire_id: Option<P::Id>,
-        body: impl Body,
-    ) -> Result<(), SendError> {
+        body: B,
+    ) -> Result<(), (SendError, B)> {
         self.catch_up(id);
-        let now = self.now;
-        let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
-            return Err(SendError::Closed);
-        };
-        let tag = body.tag().unwrap_or(0);
-        let len = body.as_slice().len();
-        if slot.is_down() {
-            let config = &slot.profile.config;
-            let (max, limit) = slot.link.body_limit(config);
-            if len > max {
-                return Err(SendError::BodyTooLong { len, max, limit });
-            }
-            let max_cost = config.offline_bytes;
-            self.expire_offline(id);
-            let slot = &mut self.slots[id.slot() as usize];
-            let dial = slot.dial.as_mut().ok_or(SendError::Closed)?;
-            let is_kept = dial.offline.push(wire_id, tag, body.into_bytes(), max_cost, now);
-            slot.publish(&self.shared.board);
-            return if is_kept { Ok(()) } else { Err(SendError::Offline) };
+        if self.get(id).is_some_and(Slot::is_down) {
+            return self.keep(id, wire_id, body);
         }
-        self.admit(id, len)?;
+        let (tag, len) = (body.tag().unwrap_or(0), body.as_slice().len());
+        if let Err(error) = self.admit(id, len) {
+            return Err((error, body));
+        }
         let slot = &mut self.slots[id.slot() as usize];
         let wire_id = wire_id.unwrap_or_else(|| slot.link.next_push_id());
         let head = Head { tag, ..Head::new(slot.link.push_kind(), wire_id) };
-        let cause = if slot.is_handling { Cause::Peer } else { Cause::Own };
-        slot.link.push_frame(&head, body, cause, &mut self.pool);
+        let what = What::Push { is_caused: slot.is_handling };
+        slot.link.push_frame(&head, body, what, &mut self.pool);
         self.charge(id);
         Ok(())
+    }
+
+    /// Keeps a message for the next epoch of a dialled connection.
+    fn keep<B: Body>(
+        &mut self,
+        id: ConnId,
+        wire_id: Option<P::Id>,
+        body: B,
+    ) -> Result<(), (SendError, B)> {
+        self.expire_offline(id);
+        let now = self.now;
+        let slot = &mut self.slots[id.slot() as usize];
+        let (len, config) = (body.as_slice().len(), &slot.profile.config);
+        let (max, limit) = slot.link.body_limit(config);
+        if len > max {
+            return Err((SendError::BodyTooLong { len, max, limit }, body));
+        }
+        match &mut slot.dial {
+            Some(dial) if dial.offline.has_room(len, config.offline_bytes) => {
+                let tag = body.tag().unwrap_or(0);
+                dial.offline.push(wire_id, Tagged(tag, body.into_bytes()), now);
+                slot.publish(&self.shared.board);
+                Ok(())
+            }
+            _ => Err((SendError::Offline, body)),
+        }
     }
 
     /// Queues a frame of the given head: an answer, or a cancel.
@@ -73,8 +86,8 @@ impl<P: Protocol> State<P> {
         self.catch_up(id);
         self.admit(id, body.as_slice().len())?;
         let slot = &mut self.slots[id.slot() as usize];
-        let cause = if head.kind == Kind::Cancel { Cause::Protocol } else { Cause::Peer };
-        slot.link.push_frame(head, body, cause, &mut self.pool);
+        let what = if head.kind == Kind::Cancel { What::Control } else { What::Answer };
+        slot.link.push_frame(head, body, what, &mut self.pool);
         self.charge(id);
         Ok(())
     }

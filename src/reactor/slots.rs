@@ -12,7 +12,7 @@ use slab::Slab;
 
 use super::{dial::Dial, fanout::Fanout, listen::ListenerState};
 use crate::{
-    Conn, ConnId, ListenerId,
+    Bytes, Conn, ConnId, DrainReport, ListenerId, Tagged,
     board::{Board, LinkState, Published},
     call_cell::CallCell,
     config::Config,
@@ -112,6 +112,8 @@ pub(crate) struct Slot<P: Protocol> {
     pub(crate) is_told: bool,
     /// Not dialled again, whatever the policy says.
     pub(crate) is_final: bool,
+    /// Calls of ours that ended with this epoch.
+    pub(crate) cut_calls: u64,
     /// Why this epoch ends, once that is known.
     pub(crate) fate: Option<Box<CloseReason>>,
     pub(crate) link: Link<P>,
@@ -155,6 +157,15 @@ pub(crate) struct EndedCall<P: Protocol> {
 /// Told that a dialled connection is up (`None`), or why it failed.
 pub(crate) type Awaiter = Box<dyn FnOnce(Option<CloseReason>) + Send>;
 
+/// A listener that is closed, and whose connections are to end.
+#[derive(Debug)]
+pub(crate) struct Drain {
+    pub(crate) listener: ListenerId,
+    /// Connections that have not ended.
+    pub(crate) left: usize,
+    pub(crate) report: DrainReport,
+}
+
 /// How far stopping has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum StopPhase {
@@ -182,8 +193,14 @@ pub(crate) struct State<P: Protocol> {
     pub(crate) ended: Vec<EndedCall<P>>,
     /// Threads that wait for a dialled connection to be up, or to fail.
     pub(crate) awaited: Vec<(ConnId, Awaiter)>,
-    /// Messages that were accepted and found no connection, counted for each.
-    pub(crate) undelivered: Vec<(ConnId, u64)>,
+    /// Messages that were accepted and found no connection.
+    pub(crate) undelivered: Vec<(ConnId, Vec<Tagged<Bytes>>)>,
+    /// Those of which the handler is just being told.
+    pub(crate) handed_back: Vec<Tagged<Bytes>>,
+    /// Listeners whose connections are to end.
+    pub(crate) drains: Vec<Drain>,
+    /// What stopping came to so far.
+    pub(crate) stop_report: DrainReport,
     pub(crate) fanouts: VecDeque<Fanout<P>>,
     pub(crate) groups: HashMap<Arc<str>, BTreeSet<ConnId>>,
     pub(crate) listeners: Vec<ListenerState<P>>,
@@ -306,6 +323,7 @@ impl<P: Protocol> State<P> {
             is_doomed: false,
             is_told: false,
             is_final: false,
+            cut_calls: 0,
             fate: None,
             link,
             profile,
@@ -491,6 +509,7 @@ impl<P: Protocol> State<P> {
         let Some(slot) = self.get_mut(id) else { return };
         let reason = slot.fate.as_deref().cloned().unwrap_or(CloseReason::Aborted);
         let calls = slot.link.take_calls();
+        slot.cut_calls += calls.len() as u64;
         for pending in calls {
             let fate = self.fate_of(id, &pending);
             let error = match &reason {
@@ -545,6 +564,11 @@ impl<P: Protocol> State<P> {
         self.stats.connections -= 1;
     }
 
+    /// The drain of a listener, if there is one.
+    pub(crate) fn drain_mut(&mut self, listener: Option<ListenerId>) -> Option<&mut Drain> {
+        self.drains.iter_mut().find(|drain| Some(drain.listener) == listener)
+    }
+
     /// Takes a connection out of a group.
     pub(crate) fn leave_group(&mut self, id: ConnId, group: &str) {
         if let Some(members) = self.groups.get_mut(group) {
@@ -556,11 +580,14 @@ impl<P: Protocol> State<P> {
     }
 
     /// Notes that an accepted message found no connection.
-    pub(crate) fn note_undelivered(&mut self, id: ConnId, messages: u64) {
-        self.stats.undelivered += messages;
+    pub(crate) fn note_undelivered(&mut self, id: ConnId, message: Tagged<Bytes>) {
+        self.stats.undelivered += 1;
+        if self.stop != StopPhase::Running {
+            self.stop_report.unsent_messages += 1;
+        }
         match self.undelivered.last_mut() {
-            Some((last, count)) if *last == id => *count += messages,
-            _ => self.undelivered.push((id, messages)),
+            Some((last, bodies)) if *last == id => bodies.push(message),
+            _ => self.undelivered.push((id, vec![message])),
         }
     }
 
@@ -573,6 +600,7 @@ impl<P: Protocol> State<P> {
             || !self.ended.is_empty()
             || !self.fanouts.is_empty()
             || !self.undelivered.is_empty()
+            || self.drains.iter().any(|drain| drain.left == 0)
             || self.listeners.iter().any(|listener| listener.is_ready)
             || self.wheel.has_due()
     }

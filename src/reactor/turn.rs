@@ -216,13 +216,10 @@ impl<H: Handler, N: Net> Engine<H, N> {
             return;
         }
         let mut offline = std::mem::take(&mut dial.offline);
-        let mut lost = 0;
         while let Some(kept) = offline.pop() {
-            let sent = self.state.send(id, kept.id, crate::Tagged(kept.tag, kept.body));
-            lost += u64::from(sent.is_err());
-        }
-        if lost > 0 {
-            self.state.note_undelivered(id, lost);
+            if let Err((_, message)) = self.state.send(id, kept.id, kept.message) {
+                self.state.note_undelivered(id, message);
+            }
         }
     }
 

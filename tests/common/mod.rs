@@ -220,6 +220,9 @@ fn copy(incident: &Incident) -> Incident {
         Incident::Panicked { callback, text } => {
             Incident::Panicked { callback, text: text.clone() }
         }
+        Incident::ListenerDrained { listener, report } => {
+            Incident::ListenerDrained { listener: *listener, report: *report }
+        }
         other => panic!("an incident of a kind that these tests do not know: {other}"),
     }
 }
