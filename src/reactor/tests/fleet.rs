@@ -22,6 +22,8 @@ pub(super) struct Fleet<H: Handler> {
     pub(super) nodes: Vec<Node<H>>,
     /// Turns since the time went on.
     standing: u32,
+    /// Whether the invariants are checked after each turn, which costs as much as there are slots.
+    pub(super) is_checked: bool,
 }
 
 /// Turns at one moment after which nothing can be happening any more but a spin.
@@ -29,7 +31,7 @@ const SPIN: u32 = 1_000_000;
 
 impl<H: Handler> Fleet<H> {
     pub(super) fn new(world: SimWorld) -> Self {
-        Self { world, nodes: Vec::new(), standing: 0 }
+        Self { world, nodes: Vec::new(), standing: 0, is_checked: true }
     }
 
     /// Starts a reactor on the host of that number, at 10.0.0.number.
@@ -56,7 +58,9 @@ impl<H: Handler> Fleet<H> {
         for node in &mut self.nodes {
             if !node.engine.is_stopped() {
                 node.engine.turn(Some(Duration::ZERO)).expect("the simulated poll does not fail");
-                node.engine.check();
+                if self.is_checked {
+                    node.engine.check();
+                }
             }
         }
         match self.next() {

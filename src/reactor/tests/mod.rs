@@ -5,4 +5,5 @@
 mod conversation;
 mod fleet;
 mod ledger;
+mod outages;
 mod rules;
