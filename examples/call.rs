@@ -11,6 +11,9 @@
 
 #![allow(clippy::print_stdout, reason = "a program that prints")]
 
+#[path = "args/seconds.rs"]
+mod seconds;
+
 use std::{
     process::ExitCode,
     sync::atomic::{AtomicU64, Ordering},
@@ -35,7 +38,7 @@ struct Args {
     #[arg(long, value_name = "native|tcpstream|qtk3|qtk2", default_value_t)]
     protocol: Any,
     /// How long to wait for each reply
-    #[arg(long, value_name = "SECS", default_value = "5", value_parser = seconds)]
+    #[arg(long, value_name = "SECS", default_value = "5", value_parser = seconds::seconds)]
     timeout: Duration,
     /// Call so many times, and print how fast that went
     #[arg(long, value_name = "N")]
@@ -46,10 +49,6 @@ struct Args {
     /// With --repeat: spread the threads over so many connections
     #[arg(long, value_name = "C", default_value = "1", value_parser = at_least_one())]
     connections: usize,
-}
-
-fn seconds(text: &str) -> anyhow::Result<Duration> {
-    Ok(Duration::try_from_secs_f64(text.parse()?)?)
 }
 
 fn at_least_one() -> RangedU64ValueParser<usize> {

@@ -8,7 +8,10 @@
 //!
 //! Ctrl-C or SIGTERM stops it gracefully. `RUST_LOG=debug` shows what the library logs.
 
-mod args;
+#[path = "args/liveness.rs"]
+mod liveness;
+#[path = "args/seconds.rs"]
+mod seconds;
 
 use std::{
     collections::VecDeque,
@@ -22,8 +25,8 @@ use std::{
 };
 
 use anyhow::Context as _;
-use args::Liveness;
 use clap::Parser;
+use liveness::Liveness;
 use longhaul::{
     Bytes, CallError, ClientBuilder, Conn, ConnId, Context, Handler, Message, ReactorBuilder,
     Responder, Stats, Tagged, Timer,
@@ -127,7 +130,7 @@ struct Args {
     #[arg(long, value_name = "BYTES", default_value_t = 8 * 1024 * 1024)]
     max_body: usize,
     /// Answer only after this long; fractions are fine
-    #[arg(long, value_name = "SECS", default_value = "0", value_parser = args::seconds)]
+    #[arg(long, value_name = "SECS", default_value = "0", value_parser = seconds::seconds)]
     delay: Duration,
     #[command(flatten)]
     liveness: Liveness,

@@ -10,7 +10,10 @@
 //! `disconnected REASON`, `reconnecting in MS ms`, `error TEXT`. When the input has ended and
 //! everything was answered it closes, unless `--stay`. The exit status tells whether all went well.
 
-mod args;
+#[path = "args/liveness.rs"]
+mod liveness;
+#[path = "args/seconds.rs"]
+mod seconds;
 
 use std::{
     fmt::Display,
@@ -21,8 +24,8 @@ use std::{
     time::Duration,
 };
 
-use args::Liveness;
 use clap::Parser;
+use liveness::Liveness;
 use longhaul::{
     CallError, CloseReason, CloseReport, Conn, ConnId, Context, Handle, Handler, Incident, Message,
     ReactorBuilder, Reconnect, Timer, TimerId, protocol::Any,
@@ -43,7 +46,7 @@ struct Args {
     #[arg(long)]
     call: bool,
     /// How long a request waits for its answer; fractions are fine
-    #[arg(long, value_name = "SECS", default_value = "30", value_parser = args::seconds)]
+    #[arg(long, value_name = "SECS", default_value = "30", value_parser = seconds::seconds)]
     timeout: Duration,
     /// When to dial again after a loss or a failure
     #[arg(long, value_name = "backoff|fixed:MS|off", default_value = "off", value_parser = policy)]

@@ -400,3 +400,68 @@ fn workers_answer_every_request_and_drop_what_nobody_waits_for() {
     }
     assert!(lines.iter().any(|line| line.contains("nobody waits")), "{lines:?}");
 }
+
+#[test]
+fn delayed_echo_comes_late_on_the_old_protocols() {
+    for protocol in ["qtk3", "qtk2"] {
+        let args = ["--delay", "0.2", "--protocol", protocol];
+        let lines = Program::start("delayed_echo", &args).expect_success();
+        assert_eq!(lines.iter().filter(|line| line.contains("came back after")).count(), 2);
+    }
+}
+
+#[test]
+fn hundred_clients_and_their_server_count_the_same() {
+    let lines = Program::start("hundred_clients", &["--seconds", "0.5"]).expect_success();
+    assert!(lines.iter().any(|line| line.starts_with("server:  100 connected")), "{lines:?}");
+}
+
+#[test]
+fn talk_calls_and_waits_for_late_answers() {
+    let (_echo, addr) = Program::serve("echo", &["--delay", "0.7"]);
+    let mut talk = Program::start("talk", &[&*addr, "--call"]);
+    talk.write("one\ntwo\n");
+    talk.end_input();
+    let lines = talk.expect_success();
+    assert_eq!(lines, ["connected", "reply one", "reply two", "disconnected closed"]);
+    // Without calls it knows how many answers are missing.
+    let mut talk = Program::start("talk", &[&*addr]);
+    talk.write("one\n");
+    talk.end_input();
+    assert_eq!(talk.expect_success(), ["connected", "message one", "disconnected closed"]);
+}
+
+#[test]
+fn talk_says_which_calls_failed_and_why() {
+    let (_echo, addr) = Program::serve("echo", &["--delay", "60"]);
+    let mut talk = Program::start("talk", &[&*addr, "--call", "--timeout", "0.1"]);
+    talk.write("one\n");
+    talk.expect("connected");
+    talk.expect("failed no answer in time (maybe sent)");
+    talk.end_input();
+    assert_eq!(talk.end().0.code(), Some(1));
+}
+
+#[test]
+fn talk_dials_again_and_says_when() {
+    let (echo, addr) = Program::serve("echo", &[]);
+    let mut talk = Program::start("talk", &[&*addr, "--reconnect", "fixed:50", "--stay"]);
+    talk.expect("connected");
+    echo.signal("TERM");
+    echo.expect_success();
+    talk.wait_for("disconnected");
+    talk.expect("reconnecting in 50 ms");
+    let _echo = Program::start("echo", &["--listen", &*addr, "--quiet"]);
+    talk.wait_for("connected");
+    talk.write("again\n");
+    talk.expect("message again");
+}
+
+#[test]
+fn silent_peer_is_closed_after_the_idle_timeout_of_the_command_line() {
+    let (_echo, addr) = Program::serve("echo", &["--heartbeat", "0", "--idle-timeout", "0"]);
+    let args = [&*addr, "--heartbeat", "0", "--idle-timeout", "0.3", "--stay"];
+    let talk = Program::start("talk", &args);
+    talk.expect("connected");
+    talk.expect("disconnected nothing received for 300ms");
+}

@@ -1,9 +1,11 @@
-//! Arguments that several examples have.
+//! How the peer's life is watched: arguments that several examples have.
 
 use std::time::Duration;
 
 use clap::Args;
 use longhaul::Config;
+
+use crate::seconds::seconds;
 
 /// How the peer's life is watched.
 #[derive(Args, Debug)]
@@ -29,10 +31,4 @@ impl Liveness {
         }
         config
     }
-}
-
-/// A time in seconds, perhaps with a fraction.
-pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }

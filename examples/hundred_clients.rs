@@ -1,0 +1,186 @@
+//! The Go library's demonstration: a server, and a hundred clients that start, talk for ten seconds
+//! and stop.
+//!
+//! ```sh
+//! cargo run --release --example hundred_clients
+//! cargo run --release --example hundred_clients -- --clients 1000 --seconds 3
+//! ```
+//!
+//! Where that library has a goroutine for each client, all of them share one thread here. At the end
+//! both sides say what they counted, and the exit status tells whether they agree.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a program that prints, and has no simulated clock"
+)]
+
+#[path = "args/seconds.rs"]
+mod seconds;
+
+use std::{
+    net::SocketAddr,
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::ensure;
+use clap::Parser;
+use indicatif::{ProgressBar, ProgressStyle};
+use longhaul::{
+    CloseReport, Config, Conn, Context, Handler, Message, Reactor, ReactorBuilder, Server, Timer,
+    protocol::Tcpstream,
+};
+
+/// What a side counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    connected: usize,
+    messages: u64,
+    disconnected: usize,
+}
+
+/// The server: `OnConn`, `OnData`, `OnDisConn`.
+#[derive(Default)]
+struct Echo {
+    counts: Counts,
+}
+
+impl Handler for Echo {
+    type Protocol = Tcpstream;
+
+    fn on_connect(&mut self, _: &mut Conn<'_, Tcpstream>) {
+        self.counts.connected += 1;
+    }
+
+    fn on_message(&mut self, conn: &mut Conn<'_, Tcpstream>, msg: Message<'_, Tcpstream>) {
+        self.counts.messages += 1;
+        // The same sequence number goes back, so that the client knows which message it answers.
+        let _ = conn.reply(&msg, &msg);
+    }
+
+    fn on_disconnect(&mut self, _: &mut Conn<'_, Tcpstream>, _: &CloseReport) {
+        self.counts.disconnected += 1;
+    }
+}
+
+/// All clients.
+struct Clients {
+    server: SocketAddr,
+    size: usize,
+    counts: Counts,
+    sent: u64,
+    began: Instant,
+    time: Duration,
+    bar: ProgressBar,
+}
+
+/// How long a client waits after an answer.
+const PAUSE: Duration = Duration::from_millis(100);
+
+impl Clients {
+    fn is_over(&self) -> bool {
+        self.began.elapsed() >= self.time
+    }
+
+    fn talk(&mut self, conn: &mut Conn<'_, Tcpstream>) {
+        self.sent += u64::from(conn.send(format!("hello {}", self.sent)).is_ok());
+    }
+}
+
+impl Handler for Clients {
+    type Protocol = Tcpstream;
+
+    fn on_start(&mut self, cx: &mut Context<'_, Tcpstream>) {
+        for _ in 0..self.size {
+            cx.connect(self.server).expect("an address, and settings that were checked");
+        }
+    }
+
+    fn on_connect(&mut self, conn: &mut Conn<'_, Tcpstream>) {
+        self.counts.connected += 1;
+        self.talk(conn);
+    }
+
+    fn on_message(&mut self, conn: &mut Conn<'_, Tcpstream>, _: Message<'_, Tcpstream>) {
+        self.counts.messages += 1;
+        self.bar.set_position(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX));
+        if !self.is_over() {
+            conn.set_timer(PAUSE, 0);
+        } else if self.counts.messages == self.sent {
+            conn.stop();
+        }
+    }
+
+    fn on_timer(&mut self, cx: &mut Context<'_, Tcpstream>, timer: Timer) {
+        if let Some(mut conn) = timer.conn.and_then(|id| cx.conn(id)) {
+            self.talk(&mut conn);
+        }
+    }
+
+    fn on_disconnect(&mut self, _: &mut Conn<'_, Tcpstream>, _: &CloseReport) {
+        self.counts.disconnected += 1;
+    }
+}
+
+/// Starts a server and clients, lets them talk, and stops them.
+#[derive(Parser)]
+struct Args {
+    /// How many clients
+    #[arg(long, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u16).range(1..))]
+    clients: u16,
+    /// How long they talk; fractions are fine
+    #[arg(long, value_name = "SECS", default_value = "10", value_parser = seconds::seconds)]
+    seconds: Duration,
+}
+
+fn main() -> ExitCode {
+    env_logger::init();
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> anyhow::Result<()> {
+    let clients = usize::from(args.clients);
+    let builder = ReactorBuilder::new(Tcpstream).config(Config::go_tcpstream());
+    let server = Server::bind_with("127.0.0.1:0", builder.clone(), Echo::default())?;
+    println!("listening on {}, {clients} clients start", server.addr());
+
+    let millis = u64::try_from(args.seconds.as_millis())?;
+    let bar = ProgressBar::new(millis)
+        .with_style(ProgressStyle::with_template("{bar:40} {elapsed} of the time is over")?);
+    let mut reactor: Reactor<Clients> = builder.build(Clients {
+        server: server.addr(),
+        size: clients,
+        counts: Counts::default(),
+        sent: 0,
+        began: Instant::now(),
+        time: args.seconds,
+        bar: bar.clone(),
+    })?;
+    reactor.run()?;
+    bar.finish_and_clear();
+    let (ours, sent) = (reactor.handler().counts, reactor.handler().sent);
+
+    let (ask, asked) = std::sync::mpsc::channel();
+    server.run_with(move |echo: &mut Echo, _| _ = ask.send(echo.counts))?;
+    let open = asked.recv()?;
+    let report = server.stop()?;
+    println!(
+        "clients: {} connected, {sent} messages sent, {} answered",
+        ours.connected, ours.messages
+    );
+    println!("server:  {} connected, {} messages echoed", open.connected, open.messages);
+    println!("stopped: {report}");
+    ensure!(
+        (ours.connected, ours.messages, ours.messages) == (open.connected, open.messages, sent),
+        "the sides do not agree"
+    );
+    ensure!(ours.disconnected == clients, "{} of {clients} clients stopped", ours.disconnected);
+    Ok(())
+}
