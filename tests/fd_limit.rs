@@ -281,3 +281,17 @@ fn dial_without_a_descriptor_fails_and_is_tried_again() {
     peer.write(&hello(&Native.into()));
     peer.echo("there you are");
 }
+#[test]
+fn rest_is_kept_while_more_peers_come() {
+    let mut process = Process::start();
+    process.take_all();
+    let began = now();
+    let mut waiting = Vec::new();
+    let rests: Vec<_> = (0..6)
+        .map(|_| {
+            waiting.extend(process.connect(1));
+            process.failed_accept()
+        })
+        .collect();
+    assert!(now() - began >= rests[..5].iter().sum(), "tried too early: {rests:?}");
+}

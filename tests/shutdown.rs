@@ -14,12 +14,13 @@ mod common;
 
 use std::{
     net::{TcpListener, TcpStream},
+    sync::mpsc::channel,
     time::Duration,
 };
 
 use common::{Event, PATIENCE, Peer, Running, Script, config, message};
 use longhaul::{
-    CloseReason, Config, Error, ReactorBuilder, SendError,
+    CloseReason, Config, Error, Incident, ReactorBuilder, SendError,
     protocol::{Any, Native, Tcpstream},
 };
 
@@ -350,7 +351,7 @@ fn stop_ends_dials_and_those_who_wait_for_them() {
     assert!(!client.handle.is_open(id));
     // What was kept is told as undelivered.
     match client.events.incident() {
-        longhaul::Incident::Undelivered { conn, messages } => assert_eq!((conn, messages), (id, 1)),
+        Incident::Undelivered { conn, messages } => assert_eq!((conn, messages), (id, 1)),
         incident => panic!("{incident}"),
     }
 }
@@ -395,4 +396,50 @@ fn turn_and_run_after_the_end_do_nothing() {
     reactor.run().unwrap();
     assert!(!reactor.turn(None).unwrap());
     reactor.run().unwrap();
+}
+
+#[test]
+fn every_message_that_is_accepted_while_the_reactor_stops_is_told_of() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut lost = Vec::new();
+    for round in 0..50 {
+        let settings = config(|config| {
+            config.offline_queue(256 << 20, Duration::from_secs(600));
+        });
+        let mut client = Running::client(Native, settings.clone(), Script::new());
+        let id = client.handle.connect(nobody, &Native.into(), &settings).unwrap();
+        client.events.incident();
+        let handle = client.handle.clone();
+        let (tell, started) = channel();
+        let sending = std::thread::spawn(move || {
+            let mut accepted = 0_u64;
+            loop {
+                match handle.send(id, "x") {
+                    Ok(()) => accepted += 1,
+                    Err(SendError::Closed | SendError::Stopped) => return accepted,
+                    Err(_) => {}
+                }
+                if accepted == 100 {
+                    let _ = tell.send(());
+                }
+            }
+        });
+        started.recv().unwrap();
+        client.handle.stop();
+        client.join();
+        let accepted = sending.join().unwrap();
+        let counted: u64 = client
+            .events
+            .so_far()
+            .into_iter()
+            .map(|event| match event {
+                Event::Incident(Incident::Undelivered { messages, .. }) => messages,
+                _ => 0,
+            })
+            .sum();
+        if counted != accepted {
+            lost.push((round, accepted, counted));
+        }
+    }
+    assert!(lost.is_empty(), "{} of 50: {:?}", lost.len(), &lost[..lost.len().min(10)]);
 }

@@ -653,13 +653,13 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         }
     }
 
-    /// Whether the peer may have handled a request of ours: a byte of it was given to the system, and
-    /// no goaway proves the opposite.
-    pub(crate) fn may_be_handled(&self, pending: &Pending<W>) -> bool {
+    /// Whether the peer may have handled a request of ours, or still may: a byte of it was given to the
+    /// system, or will be, and no goaway proves the opposite.
+    pub(crate) fn may_be_handled(&self, pending: &Pending<W>, is_flushed: bool) -> bool {
         let is_excluded = self.last_handled.is_some_and(|last| {
             self.call_id(pending.number).is_some_and(|id| !self.protocol.may_be_handled(&id, &last))
         });
-        pending.starts_at < self.written_total && !is_excluded
+        (is_flushed || pending.starts_at < self.written_total) && !is_excluded
     }
 
     pub(crate) fn calls_in_flight(&self) -> usize {

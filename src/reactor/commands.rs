@@ -98,13 +98,19 @@ impl<P: Protocol> Backlog<P> {
         self.waiting.is_empty()
     }
 
-    /// Ends what waits, and `more` behind it: the loop has stopped.
-    pub(super) fn fail(&mut self, more: Vec<Command<P>>) {
+    /// Ends what waits, and `more` behind it: the loop has stopped. The messages that were accepted.
+    pub(super) fn fail(&mut self, more: Vec<Command<P>>) -> Vec<(ConnId, Tagged<Bytes>)> {
+        let mut messages = Vec::new();
         for command in self.waiting.drain(..).chain(more) {
-            if let Command::Call { cell, .. } = command {
-                cell.end(Err(CallError::Stopped { fate: Fate::NotSent }));
+            match command {
+                Command::Call { cell, .. } => {
+                    cell.end(Err(CallError::Stopped { fate: Fate::NotSent }));
+                }
+                Command::Send { conn, tag, body, .. } => messages.push((conn, Tagged(tag, body))),
+                _ => {}
             }
         }
+        messages
     }
 }
 

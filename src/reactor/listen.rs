@@ -43,6 +43,13 @@ pub(crate) struct ListenerState<P> {
     alarm: Option<TimerKey>,
 }
 
+impl<P> ListenerState<P> {
+    /// An error made it rest, for as long as was told.
+    pub(crate) const fn is_resting(&self) -> bool {
+        self.alarm.is_some()
+    }
+}
+
 impl<P: Protocol> Context<'_, P> {
     /// Makes a listener of what `bind` binds.
     pub(crate) fn open_listener(

@@ -165,7 +165,10 @@ impl<H: Handler, N: Net> Engine<H, N> {
             self.state.wheel.cancel(key);
         }
         self.state.stop = StopPhase::Stopped;
-        self.backlog.fail(self.state.shared.mailbox.close());
+        for (conn, message) in self.backlog.fail(self.state.shared.mailbox.close()) {
+            self.state.note_undelivered(conn, message);
+        }
+        self.report_undelivered();
         self.with_context("on_stop", H::on_stop);
     }
 

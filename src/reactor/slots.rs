@@ -523,7 +523,8 @@ impl<P: Protocol> State<P> {
     /// Whether a call's request may have reached the peer.
     pub(crate) fn fate_of(&self, id: ConnId, pending: &Pending<Waiter<P>>) -> Fate {
         match self.get(id) {
-            Some(slot) if slot.link.may_be_handled(pending) => Fate::MaybeSent,
+            // What is queued is still flushed, but for a connection that is dropped.
+            Some(slot) if slot.link.may_be_handled(pending, !slot.is_doomed) => Fate::MaybeSent,
             _ => Fate::NotSent,
         }
     }

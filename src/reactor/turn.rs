@@ -133,7 +133,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             match Named::from(event.token) {
                 Named::Listener(id) => {
                     if let Some(listener) = self.state.listener_mut(id) {
-                        listener.is_ready = true;
+                        listener.is_ready |= !listener.is_resting();
                     }
                 }
                 Named::Conn(id) => self.handle_event(id, *event),

@@ -56,6 +56,8 @@ struct Flow {
 struct Call {
     outcomes: u32,
     is_seen: bool,
+    /// It ended, and was told that it was not sent.
+    is_unsent: bool,
     is_answered: bool,
 }
 
@@ -142,6 +144,10 @@ impl Ledger {
     pub(super) fn saw_request(&mut self, number: u64) {
         let call = self.calls.get_mut(&number).expect("a request of a call that was started");
         assert!(!call.is_seen, "request {number} came twice");
+        assert!(
+            !call.is_unsent,
+            "request {number} came, of which its caller knows it was not sent"
+        );
         call.is_seen = true;
     }
 
@@ -163,6 +169,7 @@ impl Ledger {
             }
             Err(error) if error.fate() == Fate::NotSent => {
                 assert!(!call.is_seen, "call {number} was handled, yet not sent: {error}");
+                call.is_unsent = true;
             }
             Err(_) => {}
         }
