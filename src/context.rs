@@ -338,12 +338,12 @@ impl<P: Protocol> Conn<'_, P> {
         self.settle(msg)?;
         let slot = self.cx.state.get(self.id).ok_or(SendError::Closed)?;
         let epoch = slot.epoch;
-        let is_cancelled = self.cx.state.defer(self.id, &msg.head);
+        let is_cancelled = self.cx.state.defer(self.id, msg.head);
         Ok(Responder::new(
             self.cx.state.shared.clone(),
             self.id,
             epoch,
-            msg.head,
+            *msg.head,
             msg.deadline,
             is_cancelled,
         ))

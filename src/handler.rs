@@ -124,7 +124,7 @@ pub struct Timer {
 
 /// A message, borrowed from the read buffer.
 pub struct Message<'a, P: Protocol> {
-    pub(crate) head: Head<P::Id>,
+    pub(crate) head: &'a Head<P::Id>,
     pub(crate) body: &'a [u8],
     /// What holds the body where it has a buffer of its own.
     pub(crate) owner: Option<&'a Bytes>,

@@ -289,6 +289,14 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         self.frame_by = None;
     }
 
+    /// Whether a whole frame is a message for the handler, in the cases that need no more than a look.
+    #[inline]
+    pub(crate) fn is_message(&mut self, head: &Head<P::Id>) -> bool {
+        let is_message = head.kind == Kind::Push || head.kind == Kind::Plain && self.talk.is_none();
+        self.counts.messages_in += u64::from(is_message);
+        is_message
+    }
+
     /// A whole frame arrived; says where it goes.
     #[inline]
     pub(crate) fn handle_frame(
@@ -444,7 +452,8 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     // ---- what is sent ----
 
-    /// Why a body of this length can't be sent.
+    /// The longest body that may be sent, and whose limit that is.
+    #[inline]
     pub(crate) fn body_limit(&self, config: &Config) -> (usize, LimitBy) {
         let ours = config.max_body.min(self.protocol.largest_body());
         let peers = self.peer.max_body as usize;
@@ -556,16 +565,19 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         self.out.as_ref().is_some_and(|queue| !queue.is_empty())
     }
 
-    /// The queue has grown or shrunk.
+    /// The queue has grown or shrunk. Whether that choked the peer.
     #[inline]
-    pub(crate) fn update_intake(&mut self, config: &Config) {
+    pub(crate) fn update_intake(&mut self, config: &Config) -> bool {
         let caused = self.out.as_ref().map_or(0, |queue| queue.caused());
-        self.intake.update(caused, config);
+        self.intake.update(caused, config)
     }
 
     /// Whether messages may be read and handled, as far as the queue is concerned.
     #[inline]
     pub(crate) fn is_intake_open(&self, config: &Config) -> bool {
+        if !self.intake.is_choked() {
+            return true;
+        }
         let queue = self.out.as_ref();
         let load = Load {
             queued: self.queued_cost(),
@@ -580,6 +592,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     }
 
     /// What is queued, overhead included.
+    #[inline]
     pub(crate) fn queued_cost(&self) -> usize {
         self.out.as_ref().map_or(0, |queue| queue.cost())
     }

@@ -31,14 +31,16 @@ pub(crate) struct Intake {
 }
 
 impl Intake {
-    /// More was queued, or some was written.
+    /// More was queued, or some was written. Whether the peer is choked and was not before.
     #[inline]
-    pub(crate) const fn update(&mut self, caused: usize, config: &Config) {
+    pub(crate) const fn update(&mut self, caused: usize, config: &Config) -> bool {
+        let was_choked = self.is_choked;
         if caused > config.high_watermark {
             self.is_choked = true;
         } else if caused <= config.low_watermark {
             *self = Self { is_choked: false, is_stuck: false };
         }
+        self.is_choked && !was_choked
     }
 
     /// Whether messages may be read and handled.
@@ -48,6 +50,7 @@ impl Intake {
             || (self.is_stuck || load.calls > 0) && load.queued <= config.hard_limit / 4 * 3
     }
 
+    #[inline]
     pub(crate) const fn is_choked(self) -> bool {
         self.is_choked
     }

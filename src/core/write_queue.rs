@@ -12,7 +12,7 @@
 //! urgent   [ pong pong ]                         goes out before the next frame starts
 //! ```
 
-use std::{borrow::Cow, collections::VecDeque, io::IoSlice};
+use std::{borrow::Cow, collections::VecDeque, io::IoSlice, iter};
 
 use bytes::Bytes;
 
@@ -36,7 +36,9 @@ pub(crate) struct WriteQueue {
     /// Bytes of the first chunk that were written.
     front_offset: usize,
     /// The frames in the chunks. Invariant: their lengths add up to `bytes + front_written`.
-    frames: VecDeque<Frame>,
+    frames: VecDeque<Frames>,
+    /// How many they are.
+    count: usize,
     /// Bytes of the first frame that were written.
     front_written: usize,
     /// The first bytes of the first frame, where they are no longer in the chunks.
@@ -56,10 +58,12 @@ enum Chunk {
     Shared(Bytes),
 }
 
+/// Frames of one length and kind in a row, as an echo and a broadcast have them.
 #[derive(Clone, Copy, Debug)]
-struct Frame {
+struct Frames {
     len: usize,
     what: What,
+    count: usize,
 }
 
 /// What a queued frame is to the application.
@@ -136,7 +140,11 @@ impl WriteQueue {
             self.chunks.push_back(Chunk::Shared(body));
         }
         self.bytes += len;
-        self.frames.push_back(Frame { len, what });
+        self.count += 1;
+        match self.frames.back_mut() {
+            Some(last) if last.len == len && last.what == what => last.count += 1,
+            _ => self.frames.push_back(Frames { len, what, count: 1 }),
+        }
         if what.is_caused() {
             self.caused += len + FRAME_OVERHEAD;
         }
@@ -221,16 +229,24 @@ impl WriteQueue {
         self.bytes -= count;
         written.bytes += count;
         self.front_written += count;
-        while let Some(frame) = self.frames.front()
-            && self.front_written >= frame.len
+        while let Some(frames) = self.frames.front_mut()
+            && self.front_written >= frames.len
         {
-            self.front_written -= frame.len;
-            written.messages += u64::from(frame.what != What::Control);
-            if frame.what.is_caused() {
-                self.caused -= frame.len + FRAME_OVERHEAD;
+            let done = self.front_written.checked_div(frames.len).unwrap_or(frames.count);
+            let done = done.min(frames.count);
+            self.front_written -= done * frames.len;
+            if frames.what != What::Control {
+                written.messages += done as u64;
+            }
+            if frames.what.is_caused() {
+                self.caused -= done * (frames.len + FRAME_OVERHEAD);
             }
             self.front_head.clear();
-            self.frames.pop_front();
+            self.count -= done;
+            frames.count -= done;
+            if frames.count == 0 {
+                self.frames.pop_front();
+            }
         }
         self.front_offset += count;
         if self.bytes == 0 {
@@ -272,6 +288,7 @@ impl WriteQueue {
     fn clear(&mut self) {
         self.frames.clear();
         self.frames.shrink_to(64);
+        self.count = 0;
         self.front_written = 0;
         self.front_head.clear();
         self.bytes = 0;
@@ -303,7 +320,7 @@ impl WriteQueue {
 
     /// What counts against the watermarks: the bytes, and the overhead of each frame.
     pub(crate) fn cost(&self) -> usize {
-        self.bytes() + self.frames.len() * FRAME_OVERHEAD
+        self.bytes() + self.count * FRAME_OVERHEAD
     }
 
     /// What the peer's own messages caused, charged like [`cost`](Self::cost).
@@ -313,7 +330,8 @@ impl WriteQueue {
 
     /// Messages that were not written whole.
     pub(crate) fn messages(&self) -> u64 {
-        self.frames.iter().filter(|frame| frame.what != What::Control).count() as u64
+        let messages = self.frames.iter().filter(|frames| frames.what != What::Control);
+        messages.map(|frames| frames.count as u64).sum()
     }
 
     /// Shows the messages that nobody answers and that were not written whole, oldest first.
@@ -321,7 +339,8 @@ impl WriteQueue {
         let mut kept = &self.front_head[..];
         let mut offset = self.front_offset - (self.front_written - kept.len());
         let mut chunks = self.chunks.iter().peekable();
-        for frame in &self.frames {
+        let frames = self.frames.iter().flat_map(|frames| iter::repeat_n(frames, frames.count));
+        for frame in frames {
             let mut left = frame.len - kept.len();
             let mut head = Cow::Borrowed(std::mem::take(&mut kept));
             let mut shared = None;
@@ -361,11 +380,13 @@ impl WriteQueue {
     #[cfg(test)]
     pub(crate) fn check(&self) {
         let in_chunks: usize = self.chunks.iter().map(|chunk| chunk.as_slice().len()).sum();
-        let in_frames: usize = self.frames.iter().map(|frame| frame.len).sum();
+        let in_frames: usize = self.frames.iter().map(|frames| frames.len * frames.count).sum();
         assert_eq!(in_chunks - self.front_offset, self.bytes);
         assert_eq!(in_frames - self.front_written, self.bytes);
-        let caused = self.frames.iter().filter(|frame| frame.what.is_caused());
-        assert_eq!(caused.map(|frame| frame.len + FRAME_OVERHEAD).sum::<usize>(), self.caused);
+        let caused = self.frames.iter().filter(|frames| frames.what.is_caused());
+        let caused = caused.map(|frames| frames.count * (frames.len + FRAME_OVERHEAD));
+        assert_eq!(caused.sum::<usize>(), self.caused);
+        assert_eq!(self.frames.iter().map(|frames| frames.count).sum::<usize>(), self.count);
         assert!(self.urgent_offset <= self.urgent.len());
     }
 }

@@ -108,10 +108,15 @@ impl<P: Protocol> State<P> {
     }
 
     /// Serves this connection from every broadcast that has not come to it.
+    #[inline]
     pub(crate) fn catch_up(&mut self, id: ConnId) {
-        if self.fanouts.is_empty() {
-            return;
+        if !self.fanouts.is_empty() {
+            self.catch_up_now(id);
         }
+    }
+
+    #[cold]
+    fn catch_up_now(&mut self, id: ConnId) {
         let mut fanouts = std::mem::take(&mut self.fanouts);
         for fanout in &mut fanouts {
             let waiting = &mut fanout.receivers[fanout.next..];
@@ -130,11 +135,13 @@ impl<P: Protocol> State<P> {
         if id.generation() == 0 {
             return;
         }
-        if self.admit(id, fanout.body.len()).is_err() {
-            self.note_undelivered(id, Tagged(fanout.tag, fanout.body.clone()));
-            return;
+        let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
+            return self.note_undelivered(id, Tagged(fanout.tag, fanout.body.clone()));
+        };
+        if !slot.has_room(fanout.body.len()) {
+            self.refuse(id, fanout.body.len());
+            return self.note_undelivered(id, Tagged(fanout.tag, fanout.body.clone()));
         }
-        let slot = &mut self.slots[id.slot() as usize];
         let known = fanout.frames.iter().find(|(profile, _)| {
             Arc::ptr_eq(profile, &slot.profile) || profile.protocol == slot.profile.protocol
         });
@@ -152,6 +159,7 @@ impl<P: Protocol> State<P> {
             &fanout.frames[fanout.frames.len() - 1].1
         };
         slot.link.push_encoded(frame, &mut self.pool);
+        self.mark_dirty(id);
         self.charge(id);
     }
 }

@@ -35,6 +35,15 @@ impl<H: Handler, N: Net> Engine<H, N> {
         }
     }
 
+    /// Flushes a connection that was just read: what it caused goes out while its socket is in the
+    /// cache, and its peer can go on while others are read.
+    pub(super) fn flush_early(&mut self, id: ConnId) {
+        let Some(slot) = self.state.get(id) else { return };
+        if slot.is_dirty && slot.is_writable && slot.link.has_output() && !slot.is_doomed {
+            self.flush(id);
+        }
+    }
+
     fn flush(&mut self, id: ConnId) {
         let mut budget = BYTES_PER_TURN;
         while let Some(slot) = self.state.get_mut(id)

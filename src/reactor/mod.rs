@@ -393,6 +393,7 @@ impl<P: Protocol> ReactorBuilder<P> {
             profiles: vec![Arc::new(Profile { protocol: self.protocol, config: self.config })],
             stats: Stats::default(),
             rng: Rng::new(seed),
+            handling: None,
             now,
             stop: StopPhase::Running,
             stop_alarm: None,

@@ -84,6 +84,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 self.discard_input(id);
             } else {
                 self.read(id);
+                self.flush_early(id);
             }
         }
     }
@@ -297,23 +298,27 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 }
             };
             budget.messages -= 1;
-            self.handle_frame(id, frame.0, frame.1, owner, arrived);
+            let (head, body) = frame;
+            if slot.link.is_message(&head) {
+                self.handle_message(id, &head, body, owner, arrived);
+            } else {
+                self.handle_frame(id, &head, body, owner, arrived);
+            }
         }
         (consumed, Stop::Incomplete(0))
     }
 
-    #[inline]
     fn handle_frame(
         &mut self,
         id: ConnId,
-        head: Head<<H::Protocol as Protocol>::Id>,
+        head: &Head<<H::Protocol as Protocol>::Id>,
         body: &[u8],
         owner: Option<&Bytes>,
         arrived: Instant,
     ) {
         let now = self.state.now;
         let slot = &mut self.state.slots[id.slot() as usize];
-        match slot.link.handle_frame(&head, body, &mut self.state.pool, now) {
+        match slot.link.handle_frame(head, body, &mut self.state.pool, now) {
             Ok(Route::Message) => self.handle_message(id, head, body, owner, arrived),
             Ok(Route::Done) => self.after_control(id, head.kind),
             Ok(Route::Ended(pending, error)) => {
@@ -359,30 +364,50 @@ impl<H: Handler, N: Net> Engine<H, N> {
     fn handle_message(
         &mut self,
         id: ConnId,
-        head: Head<<H::Protocol as Protocol>::Id>,
+        head: &Head<<H::Protocol as Protocol>::Id>,
         body: &[u8],
         owner: Option<&Bytes>,
         arrived: Instant,
     ) {
         self.state.stats.messages_in += 1;
         let now = self.state.now;
-        let is_request = head.kind == Kind::Request;
+        if head.kind == Kind::Request {
+            return self.handle_request(id, head, body, owner, arrived);
+        }
+        let is_settled = Cell::new(false);
+        let is_settled = &is_settled;
+        self.state.handling = Some(id);
+        self.with_conn(id, |handler, conn| {
+            let msg = Message { head, body, owner, conn: id, deadline: None, now, is_settled };
+            handler.on_message(conn, msg);
+        });
+        self.state.handling = None;
+    }
+
+    fn handle_request(
+        &mut self,
+        id: ConnId,
+        head: &Head<<H::Protocol as Protocol>::Id>,
+        body: &[u8],
+        owner: Option<&Bytes>,
+        arrived: Instant,
+    ) {
+        let now = self.state.now;
         let wait = Duration::from_millis(u64::from(head.millis));
-        let deadline = if is_request && head.millis > 0 { arrived.checked_add(wait) } else { None };
-        if is_request && let Some((code, text)) = self.refusal(id, deadline) {
+        let deadline = if head.millis > 0 { arrived.checked_add(wait) } else { None };
+        if let Some((code, text)) = self.refusal(id, deadline) {
             let _ = self.state.send_error(id, head.id, code, text);
             return;
         }
         let is_settled = Cell::new(false);
         let settled = &is_settled;
-        self.state.slots[id.slot() as usize].is_handling = true;
+        self.state.handling = Some(id);
         let is_fine = self.with_conn(id, |handler, conn| {
             let msg = Message { head, body, owner, conn: id, deadline, now, is_settled: settled };
             handler.on_message(conn, msg);
         });
-        // The slot stays until the turn ends, whatever the callback did.
-        self.state.slots[id.slot() as usize].is_handling = false;
-        if !is_request || is_settled.get() {
+        self.state.handling = None;
+        if is_settled.get() {
             return;
         }
         let (code, text) = if is_fine {

@@ -38,16 +38,19 @@ impl<P: Protocol> State<P> {
             return self.keep(id, wire_id, body);
         }
         let (tag, len) = (body.tag().unwrap_or(0), body.as_slice().len());
-        if let Err(error) = self.admit(id, len) {
-            return Err((error, body));
+        let what = What::Push { is_caused: self.handling == Some(id) };
+        let mut body = Some(body);
+        let sent = self.queue(id, len, |slot, pool| {
+            let wire_id = wire_id.unwrap_or_else(|| slot.link.next_push_id());
+            let head = Head { tag, ..Head::new(slot.link.push_kind(), wire_id) };
+            if let Some(body) = body.take() {
+                slot.link.push_frame(&head, body, what, pool);
+            }
+        });
+        match (sent, body) {
+            (Err(error), Some(body)) => Err((error, body)),
+            _ => Ok(()),
         }
-        let slot = &mut self.slots[id.slot() as usize];
-        let wire_id = wire_id.unwrap_or_else(|| slot.link.next_push_id());
-        let head = Head { tag, ..Head::new(slot.link.push_kind(), wire_id) };
-        let what = What::Push { is_caused: slot.is_handling };
-        slot.link.push_frame(&head, body, what, &mut self.pool);
-        self.charge(id);
-        Ok(())
     }
 
     /// Keeps a message for the next epoch of a dialled connection.
@@ -84,12 +87,10 @@ impl<P: Protocol> State<P> {
         body: impl Body,
     ) -> Result<(), SendError> {
         self.catch_up(id);
-        self.admit(id, body.as_slice().len())?;
-        let slot = &mut self.slots[id.slot() as usize];
         let what = if head.kind == Kind::Cancel { What::Control } else { What::Answer };
-        slot.link.push_frame(head, body, what, &mut self.pool);
-        self.charge(id);
-        Ok(())
+        self.queue(id, body.as_slice().len(), |slot, pool| {
+            slot.link.push_frame(head, body, what, pool);
+        })
     }
 
     /// Queues an error as the answer to a request. Only a format that marks its replies has errors.
@@ -105,11 +106,7 @@ impl<P: Protocol> State<P> {
             return Err(SendError::NotAwaited);
         }
         self.catch_up(id);
-        self.admit(id, 0)?;
-        let slot = &mut self.slots[id.slot() as usize];
-        slot.link.push_error(request, code, text, &mut self.pool);
-        self.charge(id);
-        Ok(())
+        self.queue(id, 0, |slot, pool| slot.link.push_error(request, code, text, pool))
     }
 
     /// Queues an error as the answer to a request whose callback left none, although the connection
@@ -120,6 +117,7 @@ impl<P: Protocol> State<P> {
             && !slot.is_doomed
         {
             slot.link.push_error(request, code, text, &mut self.pool);
+            self.mark_dirty(id);
             self.charge(id);
         }
     }
@@ -199,10 +197,10 @@ impl<P: Protocol> State<P> {
             };
             return Err((gone(reason), waiter));
         }
-        if let Err(refused) = self.admit(id, body.as_slice().len()) {
+        if !slot.has_room(body.as_slice().len()) {
+            let refused = self.refuse(id, body.as_slice().len());
             return Err((as_call_error(&refused), waiter));
         }
-        let slot = &mut self.slots[id.slot() as usize];
         let config = &slot.profile.config;
         let (number, wire_id) = match slot.link.next_call(config, first_call) {
             Ok(next) => next,
@@ -225,6 +223,7 @@ impl<P: Protocol> State<P> {
             }
         }
         self.stats.calls_in_flight += 1;
+        self.mark_dirty(id);
         self.charge(id);
         // Who waits for answers reads on.
         self.resume_choked(id);

@@ -102,8 +102,6 @@ pub(crate) struct Slot<P: Protocol> {
     pub(crate) input_since: Option<Instant>,
     /// The application paused reading.
     pub(crate) is_paused: bool,
-    /// A message of the peer's is being handled, and causes what is sent to it meanwhile.
-    pub(crate) is_handling: bool,
     /// The write queue went above its high watermark and is not yet below the low one.
     pub(crate) is_above: bool,
     /// In the list of those to reap.
@@ -210,6 +208,8 @@ pub(crate) struct State<P: Protocol> {
     pub(crate) profiles: Vec<Arc<Profile<P>>>,
     pub(crate) stats: Stats,
     pub(crate) rng: Rng,
+    /// The connection of which a message is being handled, and causes what is sent to it meanwhile.
+    pub(crate) handling: Option<ConnId>,
     /// The time of this turn.
     pub(crate) now: Instant,
     pub(crate) stop: StopPhase,
@@ -224,6 +224,7 @@ pub(crate) struct State<P: Protocol> {
 
 impl<P: Protocol> Slot<P> {
     /// Whether messages may be read and handled.
+    #[inline]
     pub(crate) fn can_read(&self) -> bool {
         matches!(self.phase, Phase::Open | Phase::Draining)
             && !self.is_paused
@@ -232,7 +233,27 @@ impl<P: Protocol> Slot<P> {
             && self.link.is_intake_open(&self.profile.config)
     }
 
+    /// Whether a body of this length may be queued. The first message may be longer than the hard
+    /// limit: there is nobody yet to be slow.
+    #[inline]
+    pub(crate) fn has_room(&self, len: usize) -> bool {
+        let (config, queued) = (&self.profile.config, self.link.queued_cost());
+        self.is_up()
+            && len <= self.link.body_limit(config).0
+            && (queued == 0 || queued + len + FRAME_OVERHEAD <= config.hard_limit)
+    }
+
+    /// Notes that the queue has grown. Whether that brought it, or what the peer caused in it, above
+    /// the high watermark.
+    #[inline]
+    fn crosses_a_watermark(&mut self) -> bool {
+        let config = &self.profile.config;
+        let is_newly_choked = self.link.update_intake(config);
+        is_newly_choked || !self.is_above && self.link.queued_cost() > config.high_watermark
+    }
+
     /// Whether something may be sent.
+    #[inline]
     pub(crate) fn is_up(&self) -> bool {
         matches!(self.phase, Phase::Open | Phase::Draining) && !self.is_doomed
     }
@@ -318,7 +339,6 @@ impl<P: Protocol> State<P> {
             is_eof: false,
             input_since: None,
             is_paused: false,
-            is_handling: false,
             is_above: false,
             is_doomed: false,
             is_told: false,
@@ -396,46 +416,66 @@ impl<P: Protocol> State<P> {
         slot.watch = Some((self.wheel.insert(deadline, Alarm::Watch(id)), deadline));
     }
 
-    /// Whether a body of `len` bytes may be queued for a connection that is up. One that would take
-    /// the queue past its hard limit ends the connection instead: its peer does not keep up.
+    /// Queues a frame of a body of `len` bytes, which `push` encodes, for a connection that is up. One
+    /// that would take the queue past its hard limit ends the connection instead: its peer does not
+    /// keep up.
     #[inline]
-    pub(crate) fn admit(&mut self, id: ConnId, len: usize) -> Result<(), SendError> {
-        let Some(slot) = self.slots.get(id.slot() as usize).filter(|slot| slot.id == id) else {
+    pub(crate) fn queue(
+        &mut self,
+        id: ConnId,
+        len: usize,
+        push: impl FnOnce(&mut Slot<P>, &mut QueuePool),
+    ) -> Result<(), SendError> {
+        let Self { slots, pool, dirty, .. } = self;
+        let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
             return Err(SendError::Closed);
         };
-        if !slot.is_up() {
-            return Err(SendError::Closed);
+        if !slot.has_room(len) {
+            return Err(self.refuse(id, len));
         }
+        push(slot, pool);
+        if !slot.is_dirty {
+            slot.is_dirty = true;
+            dirty.push(id.slot());
+        }
+        if slot.crosses_a_watermark() {
+            self.note_crossing(id);
+        }
+        Ok(())
+    }
+
+    /// Why a body of `len` bytes may not be queued.
+    #[cold]
+    pub(crate) fn refuse(&mut self, id: ConnId, len: usize) -> SendError {
+        let Some(slot) = self.get(id).filter(|slot| slot.is_up()) else { return SendError::Closed };
         let config = &slot.profile.config;
         let (max, by) = slot.link.body_limit(config);
         if len > max {
-            return Err(SendError::BodyTooLong { len, max, limit: by });
+            return SendError::BodyTooLong { len, max, limit: by };
         }
         let (queued, limit) = (slot.link.queued_cost(), config.hard_limit);
-        // The first message may be longer than the limit: there is nobody yet to be slow.
-        if queued > 0 && queued + len + FRAME_OVERHEAD > limit {
-            self.stats.slow_consumers += 1;
-            self.doom(id, CloseReason::SlowConsumer { queued, limit });
-            return Err(SendError::SlowConsumer);
-        }
-        Ok(())
+        self.stats.slow_consumers += 1;
+        self.doom(id, CloseReason::SlowConsumer { queued, limit });
+        SendError::SlowConsumer
     }
 
     /// Accounts for a frame that was queued.
     #[inline]
     pub(crate) fn charge(&mut self, id: ConnId) {
         let Some(slot) = self.slots.get_mut(id.slot() as usize) else { return };
-        let was_choked = slot.link.is_choked();
-        slot.link.update_intake(&slot.profile.config);
-        let is_newly_choked = slot.link.is_choked() && !was_choked;
-        if slot.link.queued_cost() > slot.profile.config.high_watermark && !slot.is_above {
-            slot.is_above = true;
-            slot.publish(&self.shared.board);
+        if slot.crosses_a_watermark() {
+            self.note_crossing(id);
         }
-        self.mark_dirty(id);
-        if is_newly_choked {
-            self.watch(id);
+    }
+
+    /// The queue went above its high watermark, or what the peer caused in it did.
+    #[cold]
+    fn note_crossing(&mut self, id: ConnId) {
+        if let Some(slot) = self.get_mut(id) {
+            slot.is_above |= slot.link.queued_cost() > slot.profile.config.high_watermark;
         }
+        self.publish(id);
+        self.watch(id);
     }
 
     /// Reads on, if only the queue was in the way and is not any more.
