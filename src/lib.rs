@@ -52,10 +52,11 @@ mod stats;
 mod sync;
 mod worker;
 
-/// The programs in the README are tested, too.
+/// The programs in the README and in the guides are tested, too.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
-struct ReadmeExamples;
+#[doc = include_str!("../docs/migrating.md")]
+struct GuideExamples;
 
 pub use bytes::Bytes;
 
