@@ -1,5 +1,13 @@
 //! A call that ends as `NotSent` is not written afterwards.
-#![allow(clippy::unwrap_used, reason = "a test says so by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::large_stack_arrays,
+    clippy::needless_pass_by_value,
+    clippy::redundant_closure_for_method_calls,
+    clippy::similar_names,
+    reason = "a test says so by panicking, and its numbers are small"
+)]
 
 mod common;
 
