@@ -17,10 +17,10 @@ use std::{
     time::Duration,
 };
 
-use common::{Event, Peer, Running, Script, answer, config, message, pair::Pair};
+use common::{Event, Peer, Running, Script, answer, config, frame, message, pair::Pair};
 use longhaul::{
     CloseReason, Config, ConnId, Reconnect, SendError,
-    protocol::{Any, Native, Tcpstream},
+    protocol::{Any, AnyId, Head, Kind, Native, Tcpstream},
 };
 
 const KIB: usize = 1024;
@@ -342,4 +342,22 @@ fn two_sides_that_wait_for_each_other_to_read_get_on() {
     for _ in 0..2 * PUSHES {
         assert_eq!(told.recv_timeout(common::PATIENCE), Ok(KIB));
     }
+}
+
+#[test]
+fn pings_without_end_from_a_peer_that_does_not_read_cost_16_kib() {
+    const PINGS: usize = 200_000;
+    let server = Running::server(Native, tight(), Script::new());
+    let mut peer = slow_peer(server.addr, Native);
+    let id = server.events.connected();
+    let ping = frame(&Native.into(), &Head::new(Kind::Ping, AnyId::Native(1)), b"are you there?");
+    let flood = ping.repeat(PINGS);
+    let all = flood.len() as u64;
+    peer.write(&flood);
+    server.until(move |cx| cx.conn(id).unwrap().conn_stats().bytes_in >= all);
+    let queued = server.ask(move |cx| cx.conn(id).unwrap().queued());
+    assert!(queued <= 17 * KIB, "{queued}");
+    let mut good = Peer::new(server.addr, Native);
+    good.send("still here");
+    assert_eq!(server.events.message(), b"still here");
 }
