@@ -32,6 +32,9 @@
 //! Above, what touches the system: [`Reactor`] and its loop, [`Handle`] and its mailbox. Below,
 //! what only decides: `core`, driven by bytes and the time. `docs/design.md` walks through it.
 
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench;
 mod board;
 mod body;
 mod call_cell;

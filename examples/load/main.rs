@@ -195,7 +195,8 @@ fn run(args: &Args) -> anyhow::Result<()> {
     reactor.run()?;
 
     let outcome = reactor.handler().take_outcome();
-    if !outcome.took.is_zero() {
+    let is_empty = outcome.latencies.is_empty() && outcome.failure.is_some();
+    if !outcome.took.is_zero() && !is_empty {
         let report = Report::new(args, &outcome);
         let text = if args.json { report.json()? } else { report.text() };
         writeln!(io::stdout(), "{text}")?;

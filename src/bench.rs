@@ -1,0 +1,141 @@
+//! Doors for this crate's own benchmarks to parts of the inside. Nothing here may be relied on.
+
+use std::{fmt, io::IoSlice, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+
+use crate::{
+    core::{
+        timer_wheel::{TimerKey, TimerWheel},
+        write_queue::{self, What},
+    },
+    mailbox,
+    reactor::net::Wake,
+};
+
+/// The timers of a reactor, each with a number.
+#[derive(Debug)]
+pub struct Wheel(TimerWheel<u64>);
+
+/// Names a timer of a [`Wheel`].
+#[derive(Clone, Copy, Debug)]
+pub struct WheelKey(TimerKey);
+
+impl Wheel {
+    /// An empty wheel whose time begins at `start`.
+    pub fn new(start: Instant) -> Self {
+        Self(TimerWheel::new(start))
+    }
+
+    /// Arms a timer.
+    #[inline]
+    pub fn insert(&mut self, deadline: Instant, value: u64) -> WheelKey {
+        WheelKey(self.0.insert(deadline, value))
+    }
+
+    /// Disarms a timer.
+    #[inline]
+    pub fn cancel(&mut self, key: WheelKey) -> Option<u64> {
+        self.0.cancel(key.0)
+    }
+
+    /// Moves out what is due.
+    pub fn advance(&mut self, now: Instant) {
+        self.0.advance(now);
+    }
+
+    /// The next of what was moved out.
+    pub fn pop_due(&mut self) -> Option<u64> {
+        self.0.pop_due().map(|(_, value)| value)
+    }
+
+    /// When there is something to do.
+    pub fn next_wake(&self) -> Option<Instant> {
+        self.0.next_wake()
+    }
+}
+
+/// The write queue of a connection.
+#[derive(Debug, Default)]
+pub struct WriteQueue(write_queue::WriteQueue);
+
+impl WriteQueue {
+    /// Appends a frame, its body copied.
+    #[inline]
+    pub fn push(&mut self, header: &[u8], body: &[u8]) {
+        self.0.push(What::Push { is_caused: false }, |out| {
+            out.extend_from_slice(header);
+            out.extend_from_slice(body);
+            None
+        });
+    }
+
+    /// Appends a frame, its body shared.
+    #[inline]
+    pub fn push_shared(&mut self, header: &[u8], body: Bytes) {
+        self.0.push(What::Push { is_caused: false }, |out| {
+            out.extend_from_slice(header);
+            Some(body)
+        });
+    }
+
+    /// Does what a write does of which the system takes `most` bytes; how many there were of those.
+    pub fn write(&mut self, most: usize) -> usize {
+        let written = if let Some(bytes) = self.0.single() {
+            bytes.len()
+        } else {
+            let mut slices = [IoSlice::new(&[]); 64];
+            let count = self.0.slices(&mut slices);
+            slices[..count].iter().map(|slice| slice.len()).sum()
+        };
+        let written = written.min(most);
+        self.0.advance(written);
+        written
+    }
+
+    /// Whether nothing is left.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// A mailbox without bounds, of numbers, whose loop never sleeps.
+#[derive(Clone)]
+pub struct Mailbox(Arc<mailbox::Mailbox<u64>>);
+
+impl Mailbox {
+    /// An empty mailbox.
+    pub fn new() -> Self {
+        Self(Arc::new(mailbox::Mailbox::new(Arc::new(Nobody), usize::MAX, usize::MAX)))
+    }
+
+    /// Posts; whether it was taken.
+    #[inline]
+    pub fn post(&self, command: u64) -> bool {
+        self.0.post(command, 0).is_ok()
+    }
+
+    /// Takes all that waits, in exchange for an empty buffer.
+    pub fn take(&self, batch: &mut Vec<u64>) {
+        self.0.take(batch);
+    }
+}
+
+impl Default for Mailbox {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mailbox").finish_non_exhaustive()
+    }
+}
+
+/// The waker of a loop that never sleeps.
+struct Nobody;
+
+impl Wake for Nobody {
+    fn wake(&self) {}
+}
