@@ -10,11 +10,16 @@
 
 mod common;
 
-use std::{sync::Barrier, thread, time::Duration};
+use std::{
+    sync::{Arc, Barrier},
+    thread,
+    time::Duration,
+};
 
 use common::{TIMEOUT, echo, now};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use longhaul::{Client, protocol::Any};
+use tokio::runtime::{Builder, Runtime};
 
 const CALLERS: [u64; 3] = [1, 8, 64];
 const BODY: [u8; 64] = [b'x'; 64];
@@ -45,12 +50,7 @@ fn from_threads(client: &Client<Any>, threads: u64, count: u64) -> Duration {
 }
 
 /// `count` calls, shared out among tasks of one thread.
-fn from_tasks(
-    runtime: &tokio::runtime::Runtime,
-    client: &std::sync::Arc<Client<Any>>,
-    tasks: u64,
-    count: u64,
-) -> Duration {
+fn from_tasks(runtime: &Runtime, client: &Arc<Client<Any>>, tasks: u64, count: u64) -> Duration {
     runtime.block_on(async {
         let began = now();
         let callers: Vec<_> = (0..tasks)
@@ -78,8 +78,8 @@ const fn share(count: u64, among: u64, number: u64) -> u64 {
 
 fn calls(c: &mut Criterion) {
     let (_server, client) = echo(Any::default());
-    let client = std::sync::Arc::new(client);
-    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a small runtime");
+    let client = Arc::new(client);
+    let runtime = Builder::new_current_thread().build().expect("a small runtime");
     let mut group = c.benchmark_group("calls");
     group.throughput(Throughput::Elements(1));
     for callers in CALLERS {

@@ -17,11 +17,12 @@ mod common;
 
 use std::{
     io::{BufRead, BufReader, Write},
-    net::{SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     sync::{
         OnceLock,
+        atomic::{AtomicU8, Ordering},
         mpsc::{Receiver, channel},
     },
     time::Duration,
@@ -51,6 +52,12 @@ fn programs() -> &'static Path {
             let file = file.unwrap();
             std::fs::copy(file.path(), folder.join(file.file_name())).unwrap();
         }
+        // What was installed by this lock file stays.
+        let lock = std::fs::read(folder.join("package-lock.json")).unwrap();
+        let stamp = folder.join("installed-by.json");
+        if std::fs::read(&stamp).is_ok_and(|last| last == lock) {
+            return folder;
+        }
         let installed = Command::new("npm")
             .args(["ci", "--no-audit", "--no-fund", "--loglevel=error"])
             .current_dir(&folder)
@@ -61,6 +68,7 @@ fn programs() -> &'static Path {
             "npm ci: {}",
             String::from_utf8_lossy(&installed.stderr)
         );
+        std::fs::write(stamp, lock).unwrap();
         folder
     })
 }
@@ -73,10 +81,10 @@ struct Node {
 }
 
 impl Node {
-    fn start(program: &str, port: u16, delay: Duration, speed: u32) -> Self {
+    fn start(program: &str, addr: SocketAddr, delay: Duration, speed: u32) -> Self {
         let mut child = Command::new("node")
             .args(["--no-deprecation", "--require", "./clock.js", program])
-            .args([port.to_string(), delay.as_millis().to_string()])
+            .args([addr.ip().to_string(), addr.port().to_string(), delay.as_millis().to_string()])
             .env("SPEED", speed.to_string())
             .current_dir(programs())
             .stdin(Stdio::piped())
@@ -93,12 +101,12 @@ impl Node {
     }
 
     fn client(addr: SocketAddr) -> Self {
-        Self::start("client.js", addr.port(), Duration::ZERO, 1)
+        Self::start("client.js", addr, Duration::ZERO, 1)
     }
 
     /// A server that listens when this returns.
-    fn server(port: u16, delay: Duration, speed: u32) -> Self {
-        let node = Self::start("server.js", port, delay, speed);
+    fn server(addr: SocketAddr, delay: Duration, speed: u32) -> Self {
+        let node = Self::start("server.js", addr, delay, speed);
         node.expect("started");
         node
     }
@@ -149,14 +157,17 @@ fn id(number: usize) -> AnyId {
     AnyId::Qtk2(Uuid::from(*uuid(number).as_bytes().first_chunk::<32>().unwrap()))
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// A loopback address that no other test binds and no socket dials from, so that its port is free
+/// until a server takes it, and while that is down.
+fn address_of_its_own() -> SocketAddr {
+    static TAKEN: AtomicU8 = AtomicU8::new(0);
+    let number = TAKEN.fetch_add(1, Ordering::SeqCst) + 1;
+    TcpListener::bind((Ipv4Addr::new(127, 0, 72, number), 0)).unwrap().local_addr().unwrap()
 }
 
-/// A client of ours to a server of theirs on that port, up.
-fn client_to(port: u16, settings: &Config) -> (Running, longhaul::ConnId) {
+/// A client of ours to a server of theirs, up.
+fn client_to(addr: SocketAddr, settings: &Config) -> (Running, longhaul::ConnId) {
     let client = Running::client(Qtk2, settings.clone(), Script::new());
-    let addr = SocketAddr::from(([127, 0, 0, 1], port));
     let conn = client.handle.connect(addr, &Qtk2.into(), settings).unwrap();
     client.events.connected();
     (client, conn)
@@ -235,7 +246,7 @@ fn our_server_calls_their_client_which_answers_by_the_id() {
 fn their_client_and_our_server_keep_a_silent_connection_up() {
     let settings = config(|config| _ = config.heartbeat(BEAT).idle_timeout(2 * IDLE));
     let server = Running::server(Qtk2, settings, Script::new());
-    let node = Node::start("client.js", server.addr.port(), Duration::ZERO, SPEED);
+    let node = Node::start("client.js", server.addr, Duration::ZERO, SPEED);
     node.expect("connected");
     let conn = server.events.connected();
     // Five pings of 37 bytes are more than three idle timeouts.
@@ -246,7 +257,11 @@ fn their_client_and_our_server_keep_a_silent_connection_up() {
 
 #[test]
 fn their_client_comes_back_to_our_restarted_server_with_what_it_queued() {
-    let server = Running::server(Qtk2, Config::qtk(), Script::echo());
+    let serve = |addr: SocketAddr| {
+        let builder = ReactorBuilder::new(Any::from(Qtk2)).config(Config::qtk());
+        Running::start(builder, Script::echo(), |reactor| reactor.listen(addr).unwrap().1)
+    };
+    let server = serve(address_of_its_own());
     let addr = server.addr;
     let mut node = Node::client(addr);
     node.expect("connected");
@@ -255,11 +270,13 @@ fn their_client_comes_back_to_our_restarted_server_with_what_it_queued() {
     for number in 0..20 {
         node.command(&format!("send {} queued {number}", uuid(number)));
     }
-    let again = ReactorBuilder::new(Any::from(Qtk2)).config(Config::qtk());
-    let _server = Running::start(again, Script::echo(), |reactor| reactor.listen(addr).unwrap().1);
+    node.wait(&format!("exception connect ECONNREFUSED {addr}"));
+    let _server = serve(addr);
     for number in 0..20 {
         node.wait(&format!("data {} queued {number}", uuid(number)));
     }
+    node.command(&format!("send {} last", uuid(20)));
+    node.expect(&format!("data {} last", uuid(20)));
 }
 
 // ---- our client, their server ----
@@ -267,9 +284,9 @@ fn their_client_comes_back_to_our_restarted_server_with_what_it_queued() {
 #[test]
 fn our_calls_are_answered_by_their_echo_at_once_and_late() {
     for delay in [Duration::ZERO, Duration::from_millis(300)] {
-        let port = free_port();
-        let node = Node::server(port, delay, 1);
-        let (client, conn) = client_to(port, &Config::qtk());
+        let addr = address_of_its_own();
+        let node = Node::server(addr, delay, 1);
+        let (client, conn) = client_to(addr, &Config::qtk());
         let began = now();
         assert_eq!(client.handle.call(conn, "echo", PATIENCE).unwrap(), "echo");
         assert!(now() - began >= delay);
@@ -281,9 +298,9 @@ fn our_calls_are_answered_by_their_echo_at_once_and_late() {
 
 #[test]
 fn our_client_hears_what_their_server_pushes() {
-    let port = free_port();
-    let mut node = Node::server(port, Duration::ZERO, 1);
-    let (client, conn) = client_to(port, &Config::qtk());
+    let addr = address_of_its_own();
+    let mut node = Node::server(addr, Duration::ZERO, 1);
+    let (client, conn) = client_to(addr, &Config::qtk());
     node.expect("connected");
     client.handle.send_as(conn, id(9), "hello").unwrap();
     node.expect(&format!("data {} hello", uuid(9)));
@@ -295,11 +312,11 @@ fn our_client_hears_what_their_server_pushes() {
 /// Their server closes a client that was silent for 30 s, whatever it says to it itself.
 #[test]
 fn our_pings_keep_their_server_from_giving_us_up_silent_or_talked_to() {
-    let port = free_port();
-    let mut node = Node::server(port, Duration::ZERO, SPEED);
+    let addr = address_of_its_own();
+    let mut node = Node::server(addr, Duration::ZERO, SPEED);
     // The round trip of a ping shows their echo.
     let settings = config(|config| _ = config.heartbeat(BEAT).idle_timeout(2 * IDLE));
-    let (client, conn) = client_to(port, &settings);
+    let (client, conn) = client_to(addr, &settings);
     node.expect("connected");
     let pings = |client: &Running, bytes: u64| {
         client.until(move |cx| cx.conn(conn).unwrap().conn_stats().bytes_in >= bytes);
@@ -319,21 +336,24 @@ fn our_pings_keep_their_server_from_giving_us_up_silent_or_talked_to() {
 
 #[test]
 fn our_client_comes_back_to_their_restarted_server_with_what_it_queued() {
-    let port = free_port();
-    let node = Node::server(port, Duration::ZERO, 1);
-    let (client, conn) = client_to(port, &Config::qtk());
+    let addr = address_of_its_own();
+    let node = Node::server(addr, Duration::ZERO, 1);
+    let (client, conn) = client_to(addr, &Config::qtk());
     node.expect("connected");
     drop(node);
     client.events.disconnected();
     for number in 0..20 {
         client.handle.send_as(conn, id(number), format!("queued {number}")).unwrap();
     }
-    let node = Node::server(port, Duration::ZERO, 1);
+    let node = Node::server(addr, Duration::ZERO, 1);
     node.expect("connected");
     for number in 0..20 {
         node.expect(&format!("data {} queued {number}", uuid(number)));
         assert_eq!(client.events.message(), format!("queued {number}").as_bytes());
     }
+    client.handle.send_as(conn, id(20), "last").unwrap();
+    node.expect(&format!("data {} last", uuid(20)));
+    assert_eq!(client.events.message(), b"last");
 }
 
 #[test]
@@ -345,9 +365,9 @@ fn goodbye_of_either_side_is_seen_by_the_other() {
     node.command("close");
     assert_eq!(server.events.end_of(conn), longhaul::CloseReason::PeerClosed);
 
-    let port = free_port();
-    let node = Node::server(port, Duration::ZERO, 1);
-    let (client, conn) = client_to(port, &Config::qtk());
+    let addr = address_of_its_own();
+    let node = Node::server(addr, Duration::ZERO, 1);
+    let (client, conn) = client_to(addr, &Config::qtk());
     node.expect("connected");
     let close = |conn: &mut Conn<'_, Any>| conn.close();
     client.ask(move |cx| close(&mut cx.conn(conn).unwrap()));

@@ -11,8 +11,8 @@ use std::{
 };
 
 use longhaul::{
-    ClientBuilder, CloseReport, Conn, Context, Handler, Incident, Message, Reactor, ReactorBuilder,
-    Server,
+    Audience, Client, ClientBuilder, CloseReport, Conn, Context, Handler, Incident, Message,
+    Reactor, ReactorBuilder, Server,
     protocol::{Any, AnyId, Kind},
 };
 
@@ -39,7 +39,7 @@ impl Handler for Echo {
 }
 
 /// An echo server on a thread of its own, and a client of it on another.
-pub(crate) fn echo(protocol: Any) -> (Server<Any>, longhaul::Client<Any>) {
+pub(crate) fn echo(protocol: Any) -> (Server<Any>, Client<Any>) {
     let server = Server::bind_with("127.0.0.1:0", ReactorBuilder::new(protocol), Echo)
         .expect("loopback has a free port");
     let client = ClientBuilder::new(protocol).connect(server.addr()).expect("it listens");
@@ -105,7 +105,7 @@ impl Crowd {
         let sent = self.reactor.stats().messages_out + self.size as u64;
         let rounds = self.reactor.handler().rounds + 1;
         let began = now();
-        self.reactor.context().broadcast(longhaul::Audience::All, body);
+        self.reactor.context().broadcast(Audience::All, body);
         self.turn_until(|crowd| crowd.reactor.stats().messages_out >= sent);
         let written = now() - began;
         self.turn_until(|crowd| crowd.reactor.handler().rounds == rounds);

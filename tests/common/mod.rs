@@ -238,10 +238,12 @@ impl Events {
 
     /// Waits for the first event of which `find` makes something, and drops those before it.
     pub fn wait<T>(&self, mut find: impl FnMut(Event) -> Option<T>) -> T {
+        let began = now();
         loop {
             if let Some(found) = find(self.next()) {
                 return found;
             }
+            assert!(now() - began < PATIENCE, "it was not told in time");
         }
     }
 

@@ -1,12 +1,13 @@
 // A client of the Node library, driven by lines:
-//   node client.js PORT
+//   node client.js HOST PORT
 // stdin   send UUID TEXT | large UUID BYTES | close
 // stdout  connected | closed | exception TEXT | data UUID TEXT | data UUID BYTES bytes
 'use strict';
 const { Client } = require('@qtk/tcp-framework');
 const { commands, show, large } = require('./lines');
 
-const client = new Client({ host: '127.0.0.1', port: Number(process.argv[2]) });
+const [host, port] = process.argv.slice(2);
+const client = new Client({ host, port: Number(port) });
 for (const event of ['connected', 'closed']) {
     client.on(event, () => console.log(event));
 }

@@ -1,13 +1,14 @@
 // A server of the Node library that echoes, driven by lines:
-//   node server.js PORT [DELAY_MS]
+//   node server.js HOST PORT [DELAY_MS]
 // stdin   push UUID TEXT | stop
 // stdout  started | connected | closed | exception TEXT | data UUID TEXT
 'use strict';
 const { Server } = require('@qtk/tcp-framework');
 const { commands, show } = require('./lines');
 
-const [port, delay] = process.argv.slice(2).map(Number);
-const server = new Server({ host: '127.0.0.1', port });
+const host = process.argv[2];
+const [port, delay] = process.argv.slice(3).map(Number);
+const server = new Server({ host, port });
 const sockets = new Set();
 server.on('started', () => console.log('started'));
 server.on('connected', socket => {
