@@ -34,6 +34,7 @@ trait Timers {
     fn cancel(&mut self, key: Self::Key) -> Option<u64>;
     fn advance(&mut self, now: Instant);
     fn pop_due(&mut self) -> Option<u64>;
+    fn next_wake(&self) -> Option<Instant>;
 }
 
 impl Timers for Wheel {
@@ -57,6 +58,10 @@ impl Timers for Wheel {
 
     fn pop_due(&mut self) -> Option<u64> {
         self.pop_due()
+    }
+
+    fn next_wake(&self) -> Option<Instant> {
+        self.next_wake()
     }
 }
 
@@ -143,6 +148,10 @@ impl Timers for Heap {
         }
         None
     }
+
+    fn next_wake(&self) -> Option<Instant> {
+        self.queue.peek().map(|Reverse((tick, _))| self.start + Duration::from_millis(*tick))
+    }
 }
 
 /// A full house whose time goes on.
@@ -187,12 +196,12 @@ impl<T: Timers> House<T> {
         self.keys[which] = self.timers.insert(deadline, value);
     }
 
-    /// As heartbeats: time goes on by a millisecond after the other, what fires is armed again. Until
-    /// so many have fired.
+    /// As heartbeats: time goes on to the next wake, and what fires is armed again. Until so many have
+    /// fired.
     fn fire(&mut self, count: u64) {
         let mut fired = 0;
         while fired < count {
-            self.now += Duration::from_millis(1);
+            self.now = self.timers.next_wake().expect("timers are armed");
             self.timers.advance(self.now);
             while let Some(value) = self.timers.pop_due() {
                 fired += 1;

@@ -79,12 +79,14 @@ struct Clients {
 const PAUSE: Duration = Duration::from_millis(100);
 
 impl Clients {
-    fn is_over(&self) -> bool {
-        self.began.elapsed() >= self.time
-    }
-
-    fn talk(&mut self, conn: &mut Conn<'_, Tcpstream>) {
-        self.sent += u64::from(conn.send(format!("hello {}", self.sent)).is_ok());
+    /// Says the next thing; or nothing more when the time is over, and stops when all was answered.
+    fn go_on(&mut self, conn: &mut Conn<'_, Tcpstream>) {
+        let is_over = self.began.elapsed() >= self.time && self.counts.connected == self.size;
+        if !is_over {
+            self.sent += u64::from(conn.send(format!("hello {}", self.sent)).is_ok());
+        } else if self.counts.messages == self.sent {
+            conn.stop();
+        }
     }
 }
 
@@ -99,22 +101,18 @@ impl Handler for Clients {
 
     fn on_connect(&mut self, conn: &mut Conn<'_, Tcpstream>) {
         self.counts.connected += 1;
-        self.talk(conn);
+        self.go_on(conn);
     }
 
     fn on_message(&mut self, conn: &mut Conn<'_, Tcpstream>, _: Message<'_, Tcpstream>) {
         self.counts.messages += 1;
         self.bar.set_position(u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX));
-        if !self.is_over() {
-            conn.set_timer(PAUSE, 0);
-        } else if self.counts.messages == self.sent {
-            conn.stop();
-        }
+        conn.set_timer(PAUSE, 0);
     }
 
     fn on_timer(&mut self, cx: &mut Context<'_, Tcpstream>, timer: Timer) {
         if let Some(mut conn) = timer.conn.and_then(|id| cx.conn(id)) {
-            self.talk(&mut conn);
+            self.go_on(&mut conn);
         }
     }
 

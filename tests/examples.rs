@@ -465,3 +465,19 @@ fn silent_peer_is_closed_after_the_idle_timeout_of_the_command_line() {
     talk.expect("connected");
     talk.expect("disconnected nothing received for 300ms");
 }
+
+#[test]
+fn load_verifies_every_echo_and_says_how_many_came() {
+    let (_echo, addr) = Program::serve("echo", &["--quiet"]);
+    for mode in [&[][..], &["--calls"]] {
+        let args = [&[&*addr, "--duration", "0.3", "--warm-up", "0", "--json"], mode].concat();
+        let lines = Program::start("load", &args).expect_success();
+        let found: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
+        assert_eq!(found["errors"], 0);
+        assert!(found["messages"].as_u64().unwrap() > 0, "{found}");
+    }
+    let (status, _, _) = Program::start("load", &["127.0.0.1:1", "--duration", "1"]).end();
+    assert_eq!(status.code(), Some(1));
+    let (status, _, _) = Program::start("load", &[&*addr, "--connections", "0"]).end();
+    assert_eq!(status.code(), Some(2));
+}

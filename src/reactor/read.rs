@@ -354,8 +354,12 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 self.state.watch(id);
             }
             Kind::Reply | Kind::Error => self.state.stats.late_replies += 1,
-            // Perhaps what draining waited for.
-            Kind::Pong => self.state.mark_dirty(id),
+            // Perhaps what draining waited for. And the next ping is due before the deadline that was
+            // set for this pong.
+            Kind::Pong => {
+                self.state.mark_dirty(id);
+                self.state.watch(id);
+            }
             _ => {}
         }
     }
