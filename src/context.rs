@@ -414,7 +414,7 @@ impl<P: Protocol> Conn<'_, P> {
     }
 
     /// Takes back the messages that were accepted and not given to the system whole, oldest first:
-    /// those of [`send`](Self::send) and of broadcasts. Calls end with an error of their own, and for
+    /// those of [`send`](Self::send) and of broadcasts, without an id that they were given. Calls end with an error of their own, and for
     /// answers there is nobody left.
     ///
     /// Only in [`on_disconnect`](Handler::on_disconnect), and once; else there are none. What is sent
