@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     core::{
+        moment::Moment,
         timer_wheel::{TimerKey, TimerWheel},
         write_queue::{self, What},
     },
@@ -15,7 +16,10 @@ use crate::{
 
 /// The timers of a reactor, each with a number.
 #[derive(Debug)]
-pub struct Wheel(TimerWheel<u64>);
+pub struct Wheel {
+    wheel: TimerWheel<u64>,
+    start: Instant,
+}
 
 /// Names a timer of a [`Wheel`].
 #[derive(Clone, Copy, Debug)]
@@ -24,34 +28,34 @@ pub struct WheelKey(TimerKey);
 impl Wheel {
     /// An empty wheel whose time begins at `start`.
     pub fn new(start: Instant) -> Self {
-        Self(TimerWheel::new(start))
+        Self { wheel: TimerWheel::new(), start }
     }
 
     /// Arms a timer.
     #[inline]
     pub fn insert(&mut self, deadline: Instant, value: u64) -> WheelKey {
-        WheelKey(self.0.insert(deadline, value))
+        WheelKey(self.wheel.insert(Moment::new(self.start, deadline), value))
     }
 
     /// Disarms a timer.
     #[inline]
     pub fn cancel(&mut self, key: WheelKey) -> Option<u64> {
-        self.0.cancel(key.0)
+        self.wheel.cancel(key.0)
     }
 
     /// Moves out what is due.
     pub fn advance(&mut self, now: Instant) {
-        self.0.advance(now);
+        self.wheel.advance(Moment::new(self.start, now));
     }
 
     /// The next of what was moved out.
     pub fn pop_due(&mut self) -> Option<u64> {
-        self.0.pop_due().map(|(_, value)| value)
+        self.wheel.pop_due().map(|(_, value)| value)
     }
 
     /// When there is something to do.
     pub fn next_wake(&self) -> Option<Instant> {
-        self.0.next_wake()
+        self.wheel.next_wake()?.to_instant(self.start)
     }
 }
 
@@ -66,17 +70,14 @@ impl WriteQueue {
         self.0.push(What::Push { is_caused: false }, |out| {
             out.extend_from_slice(header);
             out.extend_from_slice(body);
-            None
         });
     }
 
     /// Appends a frame, its body shared.
     #[inline]
     pub fn push_shared(&mut self, header: &[u8], body: Bytes) {
-        self.0.push(What::Push { is_caused: false }, |out| {
-            out.extend_from_slice(header);
-            Some(body)
-        });
+        let what = What::Push { is_caused: false };
+        self.0.push_shared(what, |out| out.extend_from_slice(header), body);
     }
 
     /// Does what a write does of which the system takes `most` bytes; how many there were of those.

@@ -18,15 +18,19 @@ use crate::{
     error::{LimitBy, SendError},
 };
 
-/// Entries of all slots, in chunks that double and never move.
+/// Entries of all slots, in chunks that grow and never move.
 #[derive(Debug)]
 pub(crate) struct Board {
     chunks: [OnceLock<Box<[Entry]>>; CHUNKS],
 }
 
-/// The entries of the first chunk; the last one ends beyond 2³².
-const FIRST: usize = 1024;
-const CHUNKS: usize = 23;
+/// Eight chunks have a length in common, that of the next eight is twice it. So what is not used
+/// yet is at most an eighth of what is.
+const ALIKE: usize = 8;
+/// The length of the first eight.
+const FIRST: usize = 128;
+/// As many as 2³² slots need.
+const CHUNKS: usize = ALIKE * 23;
 
 #[derive(Debug, Default)]
 struct Entry {
@@ -49,11 +53,9 @@ const DOWN: u64 = 4;
 /// What the loop says of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Published {
-    pub(crate) link: LinkState,
-    /// The most that may be queued.
-    pub(crate) capacity: usize,
-    /// What the loop holds queued.
-    pub(crate) queued: usize,
+    link: LinkState,
+    /// What may still be queued, as far as the loop knows.
+    room: i64,
 }
 
 /// How a connection is, to a sender.
@@ -78,8 +80,10 @@ impl LinkState {
 }
 
 impl Published {
-    fn room(self) -> i64 {
-        signed(self.capacity) - signed(self.queued)
+    /// Of `capacity`, which is the most that may be queued, `queued` is in use.
+    #[inline]
+    pub(crate) fn new(link: LinkState, capacity: usize, queued: usize) -> Self {
+        Self { link, room: signed(capacity) - signed(queued) }
     }
 }
 
@@ -96,7 +100,8 @@ impl Board {
     /// The entry, made if need be; for the loop alone.
     fn entry_or_new(&self, slot: u32) -> &Entry {
         let (chunk, index) = place(slot);
-        let make = || (0..FIRST << chunk).map(|_| Entry::default()).collect();
+        let len = FIRST << (chunk / ALIKE);
+        let make = || (0..len).map(|_| Entry::default()).collect();
         &self.chunks[chunk].get_or_init(make)[index]
     }
 
@@ -120,7 +125,7 @@ impl Board {
     /// Says how the connection is now, and was when it was last said.
     pub(crate) fn publish(&self, id: ConnId, before: Published, now: Published) {
         let entry = self.entry_or_new(id.slot());
-        let difference = now.room() - before.room();
+        let difference = now.room - before.room;
         if difference != 0 {
             entry.room.fetch_add(difference, Ordering::Relaxed);
         }
@@ -207,9 +212,11 @@ impl Entry {
 
 /// Chunk and index of a slot's entry.
 const fn place(slot: u32) -> (usize, usize) {
-    let number = slot as usize + FIRST;
-    let chunk = (number.ilog2() - FIRST.ilog2()) as usize;
-    (chunk, number - (FIRST << chunk))
+    // Counted as if there were chunks before: then all of one length begin at a power of two.
+    let number = slot as usize + FIRST * ALIKE;
+    let doubled = (number.ilog2() - (FIRST * ALIKE).ilog2()) as usize;
+    let (len, behind) = (FIRST << doubled, number - ((FIRST * ALIKE) << doubled));
+    (doubled * ALIKE + behind / len, behind % len)
 }
 
 fn signed(cost: usize) -> i64 {
@@ -220,7 +227,7 @@ fn signed(cost: usize) -> i64 {
 mod tests {
     use super::*;
 
-    const UP: Published = Published { link: LinkState::Up, capacity: 100, queued: 0 };
+    const UP: Published = Published { link: LinkState::Up, room: 100 };
 
     fn open(slot: u32, board: &Board) -> ConnId {
         let id = ConnId::new(slot, board.open(slot));
@@ -231,11 +238,14 @@ mod tests {
 
     #[test]
     fn every_slot_has_a_place_of_its_own() {
-        assert_eq!(place(0), (0, 0));
-        assert_eq!(place(1023), (0, 1023));
-        assert_eq!(place(1024), (1, 0));
-        assert_eq!(place(3071), (1, 2047));
-        assert_eq!(place(3072), (2, 0));
+        let mut expected = (0, 0);
+        for slot in 0..100_000 {
+            assert_eq!(place(slot), expected);
+            expected.1 += 1;
+            if expected.1 == FIRST << (expected.0 / ALIKE) {
+                expected = (expected.0 + 1, 0);
+            }
+        }
         assert!(place(u32::MAX).0 < CHUNKS);
     }
 
@@ -266,7 +276,7 @@ mod tests {
     fn queue_above_its_watermark_refuses_until_it_is_below_the_low_one() {
         let board = Board::new();
         let id = open(0, &board);
-        let full = Published { link: LinkState::Full, queued: 50, ..UP };
+        let full = Published { link: LinkState::Full, room: 50 };
         board.publish(id, UP, full);
         assert_eq!(board.reserve(id, 0, 1), Err(SendError::Full));
         board.publish(id, full, UP);
@@ -277,7 +287,7 @@ mod tests {
     fn what_is_kept_for_a_connection_that_is_down_has_to_fit() {
         let board = Board::new();
         let id = open(0, &board);
-        let down = Published { link: LinkState::Down, capacity: 50, queued: 0 };
+        let down = Published { link: LinkState::Down, room: 50 };
         board.publish(id, UP, down);
         assert!(board.is_open(id) && !board.is_up(id));
         assert_eq!(board.reserve(id, 0, 51), Err(SendError::Offline));

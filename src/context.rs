@@ -218,9 +218,7 @@ impl<P: Protocol> Context<'_, P> {
     pub fn cancel_timer(&mut self, id: TimerId) -> bool {
         match self.state.wheel.cancel(id.0) {
             Some(Alarm::User { conn: Some(conn), .. }) => {
-                if let Some(slot) = self.state.get_mut(conn) {
-                    slot.timers.retain(|key| *key != id.0);
-                }
+                self.state.forget_timer(conn, id.0);
                 true
             }
             Some(_) => true,
@@ -241,8 +239,9 @@ impl<P: Protocol> Context<'_, P> {
     }
 
     /// The time of this turn.
-    pub const fn now(&self) -> Instant {
-        self.state.now
+    pub fn now(&self) -> Instant {
+        let origin = self.state.origin;
+        self.state.now.to_instant(origin).unwrap_or(origin)
     }
 
     /// A handle for other threads.
@@ -309,8 +308,10 @@ impl<P: Protocol> Conn<'_, P> {
         let tag = body.tag().unwrap_or(msg.head.tag);
         let head = Head { tag, ..Head::new(kind, msg.head.id) };
         let sent = self.cx.state.send_frame(self.id, &head, body);
-        if sent.is_err() {
-            msg.is_settled.set(false);
+        if sent.is_err()
+            && let Some(asked) = msg.asked
+        {
+            asked.is_settled.set(false);
         }
         sent
     }
@@ -344,21 +345,24 @@ impl<P: Protocol> Conn<'_, P> {
             self.id,
             epoch,
             *msg.head,
-            msg.deadline,
+            msg.asked
+                .and_then(|asked| asked.deadline)
+                .and_then(|at| at.to_instant(self.cx.state.origin)),
             is_cancelled,
         ))
     }
 
     /// The message is being answered: the kind of the answer.
     fn settle(&self, msg: &Message<'_, P>) -> Result<Kind, SendError> {
-        let is_request = msg.head.kind == Kind::Request;
-        if msg.conn != self.id || msg.head.kind == Kind::Push {
+        let is_awaited = match msg.asked {
+            _ if msg.arrival.conn != self.id => false,
+            Some(asked) => !asked.is_settled.replace(true),
+            None => msg.head.kind == Kind::Plain,
+        };
+        if !is_awaited {
             return Err(SendError::NotAwaited);
         }
-        if is_request && msg.is_settled.replace(true) {
-            return Err(SendError::NotAwaited);
-        }
-        Ok(if is_request { Kind::Reply } else { Kind::Plain })
+        Ok(if msg.asked.is_some() { Kind::Reply } else { Kind::Plain })
     }
 
     /// Calls the peer; `callback` is given the handler, the connection and the reply or why there
@@ -448,7 +452,7 @@ impl<P: Protocol> Conn<'_, P> {
     pub fn set_timer(&mut self, after: Duration, token: u64) -> TimerId {
         let timer = self.cx.insert_timer(after, token, Some(self.id));
         if let Some(slot) = self.cx.state.get_mut(self.id) {
-            slot.timers.push(timer.0);
+            slot.own.get_or_insert_default().timers.push(timer.0);
         }
         timer
     }
@@ -458,8 +462,9 @@ impl<P: Protocol> Conn<'_, P> {
     pub fn join(&mut self, group: impl Into<Arc<str>>) {
         let group = group.into();
         let Some(slot) = self.cx.state.get_mut(self.id) else { return };
-        if !slot.groups.contains(&group) {
-            slot.groups.push(group.clone());
+        let own = slot.own.get_or_insert_default();
+        if !own.groups.contains(&group) {
+            own.groups.push(group.clone());
             self.cx.state.groups.entry(group).or_default().insert(self.id);
         }
     }
@@ -467,9 +472,10 @@ impl<P: Protocol> Conn<'_, P> {
     /// Ends the membership. False if there was none.
     pub fn leave(&mut self, group: &str) -> bool {
         let Some(slot) = self.cx.state.get_mut(self.id) else { return false };
-        let before = slot.groups.len();
-        slot.groups.retain(|name| &**name != group);
-        let is_member = slot.groups.len() < before;
+        let Some(own) = &mut slot.own else { return false };
+        let before = own.groups.len();
+        own.groups.retain(|name| &**name != group);
+        let is_member = own.groups.len() < before;
         if is_member {
             self.cx.state.leave_group(self.id, group);
         }
@@ -482,29 +488,30 @@ impl<P: Protocol> Conn<'_, P> {
             .state
             .get(self.id)
             .into_iter()
-            .flat_map(|slot| slot.groups.iter().map(|name| &**name))
+            .filter_map(|slot| slot.own.as_ref())
+            .flat_map(|own| own.groups.iter().map(|name| &**name))
     }
 
     /// Keeps a value of the application's with the connection, across reconnects, until its id ends.
     pub fn set_data<T: Any + Send>(&mut self, data: T) {
         if let Some(slot) = self.cx.state.get_mut(self.id) {
-            slot.data = Some(Box::new(data));
+            slot.own.get_or_insert_default().data = Some(Box::new(data));
         }
     }
 
     /// What the application keeps with the connection, if it is of this type.
     pub fn data<T: Any>(&self) -> Option<&T> {
-        self.cx.state.get(self.id)?.data.as_deref()?.downcast_ref()
+        self.cx.state.get(self.id)?.own.as_ref()?.data.as_deref()?.downcast_ref()
     }
 
     /// What the application keeps with the connection, if it is of this type.
     pub fn data_mut<T: Any>(&mut self) -> Option<&mut T> {
-        self.cx.state.get_mut(self.id)?.data.as_deref_mut()?.downcast_mut()
+        self.cx.state.get_mut(self.id)?.own.as_mut()?.data.as_deref_mut()?.downcast_mut()
     }
 
     /// The peer's address; the one being dialled before the connection is up.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.cx.state.get(self.id).map(|slot| slot.peer)
+        self.cx.state.get(self.id).map(|slot| slot.peer.get())
     }
 
     /// Our end's address, while there is a socket.

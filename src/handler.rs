@@ -1,17 +1,13 @@
 //! What the application implements, and the message that it is given.
 
-use std::{
-    any::Any,
-    cell::Cell,
-    fmt,
-    time::{Duration, Instant},
-};
+use std::{any::Any, cell::Cell, fmt, time::Duration};
 
 use bytes::Bytes;
 
 use crate::{
     CloseReport, Conn, ConnId, Context, Incident, ListenerId, TimerId,
     body::{Body, sealed::Sealed},
+    core::moment::Moment,
     protocol::{Head, Kind, Protocol},
 };
 
@@ -126,14 +122,29 @@ pub struct Timer {
 pub struct Message<'a, P: Protocol> {
     pub(crate) head: &'a Head<P::Id>,
     pub(crate) body: &'a [u8],
-    /// What holds the body where it has a buffer of its own.
-    pub(crate) owner: Option<&'a Bytes>,
+    pub(crate) arrival: &'a Arrival<'a>,
+    /// Where the format says that it is a request.
+    pub(crate) asked: Option<&'a Asked>,
+}
+
+/// What messages that were read together share.
+#[derive(Debug)]
+pub(crate) struct Arrival<'a> {
     pub(crate) conn: ConnId,
+    /// What holds the bodies where they have a buffer of their own.
+    pub(crate) owner: Option<&'a Bytes>,
+    /// When they were read.
+    pub(crate) at: Moment,
+}
+
+/// A request that is being handled.
+#[derive(Debug)]
+pub(crate) struct Asked {
     /// When the caller stops waiting.
-    pub(crate) deadline: Option<Instant>,
-    pub(crate) now: Instant,
+    pub(crate) deadline: Option<Moment>,
+    pub(crate) now: Moment,
     /// Whether it was answered or deferred.
-    pub(crate) is_settled: &'a Cell<bool>,
+    pub(crate) is_settled: Cell<bool>,
 }
 
 impl<P: Protocol> Message<'_, P> {
@@ -176,7 +187,8 @@ impl<P: Protocol> Message<'_, P> {
 
     /// How long the caller will still wait, where it said so.
     pub fn remaining(&self) -> Option<Duration> {
-        Some(self.deadline?.saturating_duration_since(self.now))
+        let asked = self.asked?;
+        Some(asked.deadline?.saturating_duration_since(asked.now))
     }
 }
 
@@ -200,7 +212,7 @@ impl<P: Protocol> Body for &Message<'_, P> {
     }
 
     fn into_bytes(self) -> Bytes {
-        match self.owner {
+        match self.arrival.owner {
             Some(owner) => owner.slice_ref(self.body),
             None => Bytes::copy_from_slice(self.body),
         }

@@ -1,8 +1,8 @@
 //! How long to wait before the next attempt to connect.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::rng::Rng;
+use super::{moment::Moment, rng::Rng};
 use crate::config::{Delay, Reconnect};
 
 /// Counts the failed attempts of one dialled connection.
@@ -38,8 +38,8 @@ impl Backoff {
         policy: &Reconnect,
         no_sooner: Duration,
         rng: &mut Rng,
-        connected_at: Instant,
-        now: Instant,
+        connected_at: Moment,
+        now: Moment,
     ) -> Option<Duration> {
         if now.saturating_duration_since(connected_at) < policy.healthy_after {
             return self.failed(policy, no_sooner, rng);
@@ -88,9 +88,8 @@ mod tests {
 
     const HOUR: Duration = Duration::from_hours(1);
 
-    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
-    fn start() -> Instant {
-        Instant::now()
+    fn start() -> Moment {
+        Moment::START
     }
 
     fn delays(policy: &Reconnect, count: usize) -> Vec<Option<Duration>> {

@@ -14,8 +14,8 @@ use super::timer_wheel::TimerKey;
 #[derive(Debug)]
 pub(crate) struct PendingCalls<Id, W> {
     table: HashMap<Id, Pending<W>, BuildHasherDefault<IdHasher>>,
-    /// The number of the next call.
-    next: u64,
+    /// The number of the next call; `None` before the first.
+    next: Option<u64>,
     /// Whether `next` went past the last number.
     is_exhausted: bool,
 }
@@ -24,27 +24,30 @@ pub(crate) struct PendingCalls<Id, W> {
 #[derive(Debug)]
 pub(crate) struct Pending<W> {
     pub(crate) number: u64,
-    /// Where the request starts in the stream of frames that this epoch sends.
+    /// Where the request starts in the stream of frames that the connection sends.
     pub(crate) starts_at: u64,
     pub(crate) timer: Option<TimerKey>,
     pub(crate) waiter: W,
 }
 
-impl<Id: Copy + Eq + Hash, W> PendingCalls<Id, W> {
-    pub(crate) fn new(first: u64) -> Self {
-        Self { table: HashMap::default(), next: first, is_exhausted: false }
+impl<Id, W> Default for PendingCalls<Id, W> {
+    fn default() -> Self {
+        Self { table: HashMap::default(), next: None, is_exhausted: false }
     }
+}
 
-    /// The number of the next call; `None` when all were used. Skips none.
-    pub(crate) const fn next_number(&self) -> Option<u64> {
-        if self.is_exhausted { None } else { Some(self.next) }
+impl<Id: Copy + Eq + Hash, W> PendingCalls<Id, W> {
+    /// The number of the next call, `first` if there was none before; `None` when all were used.
+    /// Skips none.
+    pub(crate) fn next_number(&mut self, first: u64) -> Option<u64> {
+        if self.is_exhausted { None } else { Some(*self.next.get_or_insert(first)) }
     }
 
     /// Enters a call under the number that [`next_number`](Self::next_number) gave.
     pub(crate) fn insert(&mut self, id: Id, pending: Pending<W>) {
-        debug_assert_eq!(pending.number, self.next);
-        match self.next.checked_add(1) {
-            Some(next) => self.next = next,
+        debug_assert!(self.next.is_none_or(|next| next == pending.number));
+        match pending.number.checked_add(1) {
+            Some(next) => self.next = Some(next),
             None => self.is_exhausted = true,
         }
         let before = self.table.insert(id, pending);
@@ -129,7 +132,7 @@ mod tests {
 
     #[test]
     fn call_is_taken_once() {
-        let mut calls = PendingCalls::new(1);
+        let mut calls = PendingCalls::default();
         calls.insert(10_u64, pending(1));
         assert!(calls.take(&10).is_some());
         assert!(calls.take(&10).is_none());
@@ -138,26 +141,26 @@ mod tests {
 
     #[test]
     fn numbers_grow_and_are_not_reused() {
-        let mut calls = PendingCalls::new(1);
+        let mut calls = PendingCalls::default();
         for number in 1..=3 {
-            assert_eq!(calls.next_number(), Some(number));
+            assert_eq!(calls.next_number(1), Some(number));
             calls.insert(number, pending(number));
             calls.take(&number);
         }
-        assert_eq!(calls.next_number(), Some(4));
+        assert_eq!(calls.next_number(1), Some(4));
     }
 
     #[test]
     fn last_number_is_used_and_then_none_is_left() {
-        let mut calls = PendingCalls::new(u64::MAX);
-        assert_eq!(calls.next_number(), Some(u64::MAX));
+        let mut calls = PendingCalls::default();
+        assert_eq!(calls.next_number(u64::MAX), Some(u64::MAX));
         calls.insert(u64::MAX, pending(u64::MAX));
-        assert_eq!(calls.next_number(), None);
+        assert_eq!(calls.next_number(u64::MAX), None);
     }
 
     #[test]
     fn all_end_oldest_first() {
-        let mut calls = PendingCalls::new(1);
+        let mut calls = PendingCalls::default();
         for number in 1..=1000 {
             calls.insert(number, pending(number));
         }

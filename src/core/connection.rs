@@ -13,7 +13,7 @@
 //! After every `handle_*` and every command the shell looks at [`Connection::has_output`] and
 //! [`Connection::poll_timeout`].
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -21,6 +21,7 @@ use super::{
     calls::{Pending, PendingCalls},
     heartbeat::{Due, Heartbeat, Rules},
     intake::{Intake, Load},
+    moment::Moment,
     read_buffer::{LARGE_FRAME, ReadBuffer},
     requests::OpenRequests,
     write_queue::{QueuePool, SHARE_BYTES, Unsent, What, WriteQueue, Written},
@@ -55,28 +56,19 @@ pub(crate) struct Connection<P: Protocol, W, D> {
     talk: Option<Box<Talk<P::Id, W, D>>>,
     salt: u64,
     pushes: u64,
-    /// Bytes of frames queued in this epoch, and those written; control frames that overtake aside.
-    queued_total: u64,
-    written_total: u64,
+
     peer: PeerLimits,
     role: Role,
     /// The peer's hello came, or the protocol has none.
     is_greeted: bool,
-    /// The peer takes no new requests; the last of ours that it handles.
-    last_handled: Option<P::Id>,
-    /// The last request of the peer's.
-    last_request: Option<P::Id>,
-    farewell: Farewell,
+    /// What only a connection that comes to its end has.
+    ending: Option<Box<Ending<P::Id>>>,
     heartbeat: Heartbeat,
     intake: Intake,
     /// When this epoch began.
-    since: Instant,
+    since: Moment,
     /// When the frame that is half received must be whole.
-    frame_by: Option<Instant>,
-    /// Since when bytes wait to be written and none was taken.
-    stalled_since: Option<Instant>,
-    /// When closing ends, whatever is left.
-    pub(crate) close_by: Option<Instant>,
+    frame_by: Option<Moment>,
     pub(crate) counts: Counts,
 }
 
@@ -84,6 +76,19 @@ pub(crate) struct Connection<P: Protocol, W, D> {
 struct Talk<Id, W, D> {
     calls: PendingCalls<Id, W>,
     requests: OpenRequests<Id, D>,
+    /// The last request of the peer's that is handled.
+    last_request: Option<Id>,
+    /// Bytes of frames written since there is this; control frames that overtake aside.
+    written: u64,
+}
+
+#[derive(Debug)]
+struct Ending<Id> {
+    /// The peer takes no new requests; the last of ours that it handles.
+    last_handled: Option<Id>,
+    farewell: Farewell,
+    /// When closing ends, whatever is left.
+    close_by: Option<Moment>,
 }
 
 /// What the peer's hello says; until it is there, our own.
@@ -101,7 +106,7 @@ enum Farewell {
     /// The notice went out, with a ping behind it: what the peer sent before it knew comes before
     /// the pong. A peer that does not answer is not waited for after this moment.
     Noticed {
-        until: Instant,
+        until: Moment,
     },
     /// The peer knows the last request that is handled.
     Final,
@@ -156,7 +161,7 @@ pub(crate) enum CallRefusal {
 }
 
 impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
-    pub(crate) fn new(protocol: P, role: Role, config: &Config, salt: u64, now: Instant) -> Self {
+    pub(crate) fn new(protocol: P, role: Role, config: &Config, salt: u64, now: Moment) -> Self {
         let is_greeted = !protocol.has_hello();
         Self {
             protocol,
@@ -165,8 +170,6 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             talk: None,
             salt,
             pushes: 0,
-            queued_total: 0,
-            written_total: 0,
             peer: PeerLimits {
                 max_body: u32::try_from(config.max_body).unwrap_or(u32::MAX),
                 max_in_flight: u32::try_from(config.max_calls).unwrap_or(u32::MAX),
@@ -174,21 +177,17 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             },
             role,
             is_greeted,
-            last_handled: None,
-            last_request: None,
-            farewell: Farewell::None,
+            ending: None,
             heartbeat: Heartbeat::new(now),
             intake: Intake::default(),
             since: now,
             frame_by: None,
-            stalled_since: None,
-            close_by: None,
             counts: Counts::default(),
         }
     }
 
     /// The epoch begins: queues what a new connection says first.
-    pub(crate) fn open(&mut self, config: &Config, pool: &mut QueuePool, now: Instant) {
+    pub(crate) fn open(&mut self, config: &Config, pool: &mut QueuePool, now: Moment) {
         self.since = now;
         self.heartbeat = Heartbeat::new(now);
         if !self.protocol.has_hello() {
@@ -241,14 +240,14 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     /// Bytes arrived.
     #[inline]
-    pub(crate) const fn handle_bytes(&mut self, count: usize, now: Instant) {
+    pub(crate) const fn handle_bytes(&mut self, count: usize, now: Moment) {
         self.heartbeat.heard(now);
         self.counts.bytes_in += count as u64;
     }
 
     /// Bytes wait in the system, or here, and it is our doing that they were not handled: the peer's
     /// deadlines begin anew.
-    pub(crate) fn handle_unread(&mut self, config: &Config, now: Instant) {
+    pub(crate) fn handle_unread(&mut self, config: &Config, now: Moment) {
         self.heartbeat.heard(now);
         if self.frame_by.is_some() {
             self.frame_by = now.checked_add(config.frame_timeout);
@@ -275,7 +274,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     /// The start of a frame of this length (0: not known) is there and the rest is not. Whether that
     /// sets a deadline that was not there before.
-    pub(crate) fn frame_began(&mut self, len: usize, config: &Config, now: Instant) -> bool {
+    pub(crate) fn frame_began(&mut self, len: usize, config: &Config, now: Moment) -> bool {
         let is_new = self.frame_by.is_none();
         if is_new {
             let at_rate = Duration::from_secs((len / config.frame_rate) as u64);
@@ -304,7 +303,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         head: &Head<P::Id>,
         body: &[u8],
         pool: &mut QueuePool,
-        now: Instant,
+        now: Moment,
     ) -> Result<Route<W, D>, DecodeError> {
         match head.kind {
             Kind::Push => {
@@ -313,17 +312,15 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             }
             Kind::Request => {
                 self.counts.messages_in += 1;
-                match &self.talk {
-                    Some(talk) if talk.requests.get(&head.id).is_some() => {
-                        Err(DecodeError::DuplicateRequest)
-                    }
-                    _ => {
-                        if self.farewell != Farewell::Final {
-                            self.last_request = Some(head.id);
-                        }
-                        Ok(Route::Message)
-                    }
+                let is_taken = self.farewell() != Farewell::Final;
+                let talk = self.talk_or_new();
+                if talk.requests.get(&head.id).is_some() {
+                    return Err(DecodeError::DuplicateRequest);
                 }
+                if is_taken {
+                    talk.last_request = Some(head.id);
+                }
+                Ok(Route::Message)
             }
             Kind::Plain => {
                 self.counts.messages_in += 1;
@@ -361,7 +358,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
                 None => Route::Done,
             }),
             Kind::Goaway => {
-                self.last_handled = Some(head.id);
+                self.ending_or_new().last_handled = Some(head.id);
                 Ok(Route::Goaway {
                     text: String::from_utf8_lossy(body).into_owned(),
                     redial_after: Duration::from_millis(u64::from(head.millis)),
@@ -381,7 +378,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         Ok(())
     }
 
-    fn handle_ping(&mut self, head: &Head<P::Id>, body: &[u8], pool: &mut QueuePool, now: Instant) {
+    fn handle_ping(&mut self, head: &Head<P::Id>, body: &[u8], pool: &mut QueuePool, now: Moment) {
         if self.protocol.heartbeat() == HeartbeatBy::Dialler && self.role == Role::Dialled {
             self.handle_pong(now);
             return;
@@ -394,7 +391,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         }
     }
 
-    fn handle_pong(&mut self, now: Instant) {
+    fn handle_pong(&mut self, now: Moment) {
         if let Some(round_trip) = self.heartbeat.ponged(now) {
             let micros = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX);
             self.counts.round_trip_us = micros.max(1);
@@ -413,12 +410,12 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     // ---- our goaway ----
 
     /// Tells the peer, where the format can, that soon no new requests are taken.
-    pub(crate) fn begin_farewell(&mut self, pool: &mut QueuePool, now: Instant) {
+    pub(crate) fn begin_farewell(&mut self, pool: &mut QueuePool, now: Moment) {
         let Some(id) = self.protocol.goaway_id(Goaway::Notice) else { return };
-        if self.farewell != Farewell::None {
+        if self.farewell() != Farewell::None {
             return;
         }
-        self.farewell = Farewell::Noticed { until: now + NOTICE };
+        self.ending_or_new().farewell = Farewell::Noticed { until: now + NOTICE };
         let ping = self.next_push_id();
         let queue = self.out.get_or_insert_with(|| pool.take());
         self.protocol.encode(&Head::new(Kind::Goaway, id), &[], queue.urgent());
@@ -427,9 +424,11 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     /// Tells the peer which request is the last that is handled, once it knows of the notice.
     fn finish_farewell(&mut self, pool: &mut QueuePool) {
-        let Farewell::Noticed { .. } = self.farewell else { return };
-        self.farewell = Farewell::Final;
-        let last = self.last_request;
+        if !self.is_noticed() {
+            return;
+        }
+        self.ending_or_new().farewell = Farewell::Final;
+        let last = self.talk.as_ref().and_then(|talk| talk.last_request);
         if let Some(id) = self.protocol.goaway_id(Goaway::Final { last }) {
             let queue = self.out.get_or_insert_with(|| pool.take());
             self.protocol.encode(&Head::new(Kind::Goaway, id), &[], queue.urgent());
@@ -438,12 +437,37 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     /// Whether requests are still taken although the connection drains.
     pub(crate) fn is_noticed(&self) -> bool {
-        matches!(self.farewell, Farewell::Noticed { .. })
+        matches!(self.farewell(), Farewell::Noticed { .. })
+    }
+
+    fn farewell(&self) -> Farewell {
+        self.ending.as_ref().map_or(Farewell::None, |ending| ending.farewell)
+    }
+
+    /// The last request of ours that the peer handles, where it has said so.
+    fn last_handled(&self) -> Option<P::Id> {
+        self.ending.as_ref()?.last_handled
+    }
+
+    /// When closing ends, whatever is left.
+    #[inline]
+    pub(crate) fn close_by(&self) -> Option<Moment> {
+        self.ending.as_ref()?.close_by
+    }
+
+    pub(crate) fn set_close_by(&mut self, by: Option<Moment>) {
+        self.ending_or_new().close_by = by;
+    }
+
+    fn ending_or_new(&mut self) -> &mut Ending<P::Id> {
+        self.ending.get_or_insert_with(|| {
+            Box::new(Ending { last_handled: None, farewell: Farewell::None, close_by: None })
+        })
     }
 
     /// Takes the calls of ours that the peer's goaway says it will not handle.
     pub(crate) fn take_excluded_calls(&mut self) -> Vec<Pending<W>> {
-        let (Some(last), Some(talk)) = (self.last_handled, &mut self.talk) else {
+        let (Some(last), Some(talk)) = (self.last_handled(), &mut self.talk) else {
             return Vec::new();
         };
         let protocol = &self.protocol;
@@ -473,32 +497,25 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         what: What,
         pool: &mut QueuePool,
     ) {
-        let protocol = &mut self.protocol;
+        let (protocol, len) = (&mut self.protocol, body.as_slice().len());
         let queue = self.out.get_or_insert_with(|| pool.take());
-        let len = queue.push(what, |out| {
-            if body.as_slice().len() >= SHARE_BYTES && protocol.is_header_then_body() {
-                protocol.encode_header(head, body.as_slice().len(), out);
-                Some(body.into_bytes())
-            } else {
-                protocol.encode(head, body.as_slice(), out);
-                None
-            }
-        });
-        self.queued_total += len as u64;
+        if len >= SHARE_BYTES && protocol.is_header_then_body() {
+            let encode = |out: &mut Vec<u8>| protocol.encode_header(head, len, out);
+            queue.push_shared(what, encode, body.into_bytes());
+        } else {
+            queue.push(what, |out| protocol.encode(head, body.as_slice(), out));
+        }
     }
 
     /// Queues a frame that was encoded before.
     pub(crate) fn push_encoded(&mut self, frame: &Bytes, pool: &mut QueuePool) {
         let queue = self.out.get_or_insert_with(|| pool.take());
-        let len = queue.push(What::Push { is_caused: false }, |out| {
-            if frame.len() >= SHARE_BYTES {
-                Some(frame.clone())
-            } else {
-                out.extend_from_slice(frame);
-                None
-            }
-        });
-        self.queued_total += len as u64;
+        let what = What::Push { is_caused: false };
+        if frame.len() >= SHARE_BYTES {
+            queue.push_shared(what, |_| {}, frame.clone());
+        } else {
+            queue.push(what, |out| out.extend_from_slice(frame));
+        }
     }
 
     /// Queues an error as the answer to a request.
@@ -520,12 +537,14 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     /// So many bytes of the queue's slices were written.
     #[inline]
-    pub(crate) fn handle_written(&mut self, count: usize, now: Instant) -> Written {
+    pub(crate) fn handle_written(&mut self, count: usize, now: Moment) -> Written {
         let Some(queue) = &mut self.out else { return Written::default() };
         let written = queue.advance(count);
-        self.written_total += written.bytes as u64;
+        if let Some(talk) = &mut self.talk {
+            talk.written += written.bytes as u64;
+        }
         self.counts.messages_out += written.messages;
-        self.stalled_since = if queue.is_empty() { None } else { Some(now) };
+        queue.stalled_since = if queue.is_empty() { None } else { Some(now) };
         written
     }
 
@@ -557,8 +576,15 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     }
 
     /// The system takes no more for now.
-    pub(crate) fn handle_write_blocked(&mut self, now: Instant) {
-        self.stalled_since.get_or_insert(now);
+    pub(crate) fn handle_write_blocked(&mut self, now: Moment) {
+        if let Some(queue) = &mut self.out {
+            queue.stalled_since.get_or_insert(now);
+        }
+    }
+
+    /// Since when bytes wait to be written and none was taken.
+    fn stalled_since(&self) -> Option<Moment> {
+        self.out.as_ref()?.stalled_since
     }
 
     pub(crate) fn has_output(&self) -> bool {
@@ -608,17 +634,17 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         if self.protocol.correlation() == Correlation::None {
             return Err(CallRefusal::NoCalls);
         }
-        if self.last_handled.is_some() {
+        if self.last_handled().is_some() {
             return Err(CallRefusal::PeerDraining);
         }
         let limit = config.max_calls.min(self.peer.max_in_flight as usize);
         let salt = self.salt;
         let first = first.unwrap_or_else(|| self.protocol.first_call(salt));
-        let calls = &mut self.talk_or_new(first).calls;
+        let calls = &mut self.talk_or_new().calls;
         if calls.len() >= limit {
             return Err(CallRefusal::TooManyInFlight { limit });
         }
-        let number = calls.next_number().ok_or(CallRefusal::IdsExhausted)?;
+        let number = calls.next_number(first).ok_or(CallRefusal::IdsExhausted)?;
         match self.protocol.call_id(number, salt) {
             Some(id) => Ok((number, id)),
             None => Err(CallRefusal::NoCalls),
@@ -634,10 +660,11 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         waiter: W,
         pool: &mut QueuePool,
     ) {
-        let starts_at = self.queued_total;
+        let queued = self.out.as_ref().map_or(0, |queue| queue.frame_bytes());
         self.push_frame(head, body, What::Request, pool);
-        let pending = Pending { number, starts_at, timer: None, waiter };
-        self.talk.as_mut().expect("next_call made it").calls.insert(head.id, pending);
+        let talk = self.talk.as_mut().expect("next_call made it");
+        let starts_at = talk.written + queued as u64;
+        talk.calls.insert(head.id, Pending { number, starts_at, timer: None, waiter });
     }
 
     /// The kind that a request has on the wire.
@@ -669,10 +696,11 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     /// Whether the peer may have handled a request of ours, or still may: a byte of it was given to the
     /// system, or will be, and no goaway proves the opposite.
     pub(crate) fn may_be_handled(&self, pending: &Pending<W>, is_flushed: bool) -> bool {
-        let is_excluded = self.last_handled.is_some_and(|last| {
+        let is_excluded = self.last_handled().is_some_and(|last| {
             self.call_id(pending.number).is_some_and(|id| !self.protocol.may_be_handled(&id, &last))
         });
-        (is_flushed || pending.starts_at < self.written_total) && !is_excluded
+        let written = self.talk.as_ref().map_or(0, |talk| talk.written);
+        (is_flushed || pending.starts_at < written) && !is_excluded
     }
 
     pub(crate) fn calls_in_flight(&self) -> usize {
@@ -683,15 +711,13 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     /// The request outlives its callback.
     pub(crate) fn defer(&mut self, id: P::Id, deferred: D) {
-        let first = self.protocol.first_call(self.salt);
-        self.talk_or_new(first).requests.insert(id, deferred);
+        self.talk_or_new().requests.insert(id, deferred);
     }
 
     /// A request that the format does not mark as one outlives its callback. What is told of the end
     /// of the epoch: this, or what was given before.
     pub(crate) fn defer_unmarked(&mut self, deferred: D) -> D {
-        let first = self.protocol.first_call(self.salt);
-        self.talk_or_new(first).requests.unmarked_or(deferred).clone()
+        self.talk_or_new().requests.unmarked_or(deferred).clone()
     }
 
     /// The request is being answered; `None` if that was done already.
@@ -708,33 +734,37 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         self.talk.as_mut().map_or_else(Vec::new, |talk| talk.requests.drain().collect())
     }
 
-    fn talk_or_new(&mut self, first: u64) -> &mut Talk<P::Id, W, D> {
+    fn talk_or_new(&mut self) -> &mut Talk<P::Id, W, D> {
         self.talk.get_or_insert_with(|| {
-            Box::new(Talk { calls: PendingCalls::new(first), requests: OpenRequests::default() })
+            Box::new(Talk {
+                calls: PendingCalls::default(),
+                requests: OpenRequests::default(),
+                last_request: None,
+                written: 0,
+            })
         })
     }
 
     // ---- deadlines ----
 
     /// The earliest moment at which [`handle_timeout`](Self::handle_timeout) has something to do.
-    pub(crate) fn poll_timeout(&self, config: &Config) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&self, config: &Config) -> Option<Moment> {
         // A connection that closes has only its end to wait for.
-        if let Some(by) = self.close_by {
-            return Some(match self.farewell {
+        if let Some(by) = self.close_by() {
+            return Some(match self.farewell() {
                 Farewell::Noticed { until } => by.min(until),
                 _ => by,
             });
         }
         let hello =
             if self.is_greeted { None } else { self.since.checked_add(config.hello_timeout) };
-        let stalled = self.stalled_since.and_then(|since| since.checked_add(config.write_timeout));
+        let since = self.stalled_since();
         [
             hello,
-            stalled,
+            since.and_then(|since| since.checked_add(config.write_timeout)),
             self.frame_by,
-            self.close_by,
             self.heartbeat.poll_timeout(self.rules(config)),
-            self.intake.poll_timeout(self.stalled_since, config),
+            self.intake.poll_timeout(since, config),
         ]
         .into_iter()
         .flatten()
@@ -746,25 +776,26 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         &mut self,
         config: &Config,
         pool: &mut QueuePool,
-        now: Instant,
+        now: Moment,
     ) -> Option<CloseReason> {
-        if self.close_by.is_some() {
-            if matches!(self.farewell, Farewell::Noticed { until } if now >= until) {
+        if self.close_by().is_some() {
+            if matches!(self.farewell(), Farewell::Noticed { until } if now >= until) {
                 self.finish_farewell(pool);
             }
             return None;
         }
-        let is_over = |limit: Option<Instant>| limit.is_some_and(|limit| now >= limit);
+        let is_over = |limit: Option<Moment>| limit.is_some_and(|limit| now >= limit);
         if !self.is_greeted && is_over(self.since.checked_add(config.hello_timeout)) {
             return Some(CloseReason::HelloTimeout(config.hello_timeout));
         }
         if is_over(self.frame_by) {
             return Some(CloseReason::FrameTimeout(config.frame_timeout));
         }
-        if is_over(self.stalled_since.and_then(|since| since.checked_add(config.write_timeout))) {
+        let stalled_since = self.stalled_since();
+        if is_over(stalled_since.and_then(|since| since.checked_add(config.write_timeout))) {
             return Some(CloseReason::WriteStalled(config.write_timeout));
         }
-        self.intake.handle_timeout(self.stalled_since, config, now);
+        self.intake.handle_timeout(stalled_since, config, now);
         let rules = self.rules(config);
         match self.heartbeat.handle_timeout(rules, now) {
             Due::Nothing => None,

@@ -13,7 +13,9 @@
 //!   └────────── anything received ───┘
 //! ```
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use super::moment::Moment;
 
 /// The rules of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,30 +43,30 @@ const AWAY: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Heartbeat {
     /// When something was last received.
-    heard: Instant,
+    heard: Moment,
     /// When the ping in flight was sent. Invariant: none was received since.
-    pinged: Option<Instant>,
+    pinged: Option<Moment>,
     /// When a ping was last sent, or the connection began.
-    last_ping: Instant,
+    last_ping: Moment,
 }
 
 impl Heartbeat {
-    pub(crate) const fn new(now: Instant) -> Self {
+    pub(crate) const fn new(now: Moment) -> Self {
         Self { heard: now, pinged: None, last_ping: now }
     }
 
     /// Something was received.
-    pub(crate) const fn heard(&mut self, now: Instant) {
+    pub(crate) const fn heard(&mut self, now: Moment) {
         self.heard = now;
     }
 
     /// The pong came. How long it took, if a ping was in flight.
-    pub(crate) fn ponged(&mut self, now: Instant) -> Option<Duration> {
+    pub(crate) fn ponged(&mut self, now: Moment) -> Option<Duration> {
         Some(now.saturating_duration_since(self.pinged.take()?))
     }
 
     /// What is due. A ping is taken as sent.
-    pub(crate) fn handle_timeout(&mut self, rules: Rules, now: Instant) -> Due {
+    pub(crate) fn handle_timeout(&mut self, rules: Rules, now: Moment) -> Due {
         let silence = now.saturating_duration_since(self.heard);
         if let Some(limit) = rules.idle_timeout
             && silence >= limit
@@ -87,13 +89,13 @@ impl Heartbeat {
         Due::Nothing
     }
 
-    fn ping(&mut self, now: Instant) -> Due {
+    fn ping(&mut self, now: Moment) -> Due {
         self.pinged = Some(now);
         self.last_ping = now;
         Due::Ping
     }
 
-    fn next_ping(&self, rules: Rules) -> Option<Instant> {
+    fn next_ping(&self, rules: Rules) -> Option<Moment> {
         let interval = rules.interval?;
         if rules.is_periodic {
             return self.last_ping.checked_add(interval);
@@ -103,7 +105,7 @@ impl Heartbeat {
     }
 
     /// When to look again.
-    pub(crate) fn poll_timeout(&self, rules: Rules) -> Option<Instant> {
+    pub(crate) fn poll_timeout(&self, rules: Rules) -> Option<Moment> {
         let dead = rules.idle_timeout.and_then(|limit| self.heard.checked_add(limit));
         self.next_ping(rules).into_iter().chain(dead).min()
     }
@@ -119,9 +121,8 @@ mod tests {
         idle_timeout: Some(Duration::from_secs(30)),
     };
 
-    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
-    fn start() -> Instant {
-        Instant::now()
+    fn start() -> Moment {
+        Moment::START
     }
 
     fn secs(secs: u64) -> Duration {

@@ -6,8 +6,9 @@
 //! that made no progress for a while, as perhaps its peer waits in the same way. They hold up to
 //! three quarters of the hard limit, so that reading alone never breaks it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use super::moment::Moment;
 use crate::config::Config;
 
 /// What is queued for the peer, in bytes with overhead.
@@ -56,7 +57,7 @@ impl Intake {
     }
 
     /// When to look whether the peer still takes nothing.
-    pub(crate) fn poll_timeout(self, stalled: Option<Instant>, config: &Config) -> Option<Instant> {
+    pub(crate) fn poll_timeout(self, stalled: Option<Moment>, config: &Config) -> Option<Moment> {
         if !self.is_choked || self.is_stuck {
             return None;
         }
@@ -66,9 +67,9 @@ impl Intake {
     /// The peer has taken nothing since `stalled`. Whether that opens what was closed.
     pub(crate) fn handle_timeout(
         &mut self,
-        stalled: Option<Instant>,
+        stalled: Option<Moment>,
         config: &Config,
-        now: Instant,
+        now: Moment,
     ) -> bool {
         let is_due = self.poll_timeout(stalled, config).is_some_and(|at| now >= at);
         self.is_stuck |= is_due;
@@ -126,8 +127,7 @@ mod tests {
 
     #[test]
     fn a_stuck_peer_is_read_from_again_until_it_takes_what_it_caused() {
-        #[expect(clippy::disallowed_methods, reason = "any instant will do")]
-        let start = Instant::now();
+        let start = Moment::START;
         let second = Duration::from_secs(1);
         let config = config();
         let mut intake = after(&[101]);

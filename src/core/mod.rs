@@ -8,6 +8,7 @@ pub(crate) mod calls;
 pub(crate) mod connection;
 pub(crate) mod heartbeat;
 pub(crate) mod intake;
+pub(crate) mod moment;
 pub(crate) mod offline;
 pub(crate) mod read_buffer;
 pub(crate) mod requests;

@@ -1,13 +1,10 @@
 //! What a dialled connection keeps while it is down.
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 
-use super::write_queue::FRAME_OVERHEAD;
+use super::{moment::Moment, write_queue::FRAME_OVERHEAD};
 use crate::Tagged;
 
 /// Messages for the next epoch, in order, bounded in bytes and in age.
@@ -22,7 +19,7 @@ pub(crate) struct OfflineQueue<Id> {
 pub(crate) struct Kept<Id> {
     pub(crate) id: Option<Id>,
     pub(crate) message: Tagged<Bytes>,
-    since: Instant,
+    since: Moment,
 }
 
 impl<Id> Kept<Id> {
@@ -44,14 +41,14 @@ impl<Id> OfflineQueue<Id> {
     }
 
     /// Keeps a message.
-    pub(crate) fn push(&mut self, id: Option<Id>, message: Tagged<Bytes>, now: Instant) {
+    pub(crate) fn push(&mut self, id: Option<Id>, message: Tagged<Bytes>, now: Moment) {
         let kept = Kept { id, message, since: now };
         self.cost += kept.cost();
         self.messages.push_back(kept);
     }
 
     /// Takes what is older than `max_age`.
-    pub(crate) fn expire(&mut self, max_age: Duration, now: Instant) -> Vec<Kept<Id>> {
+    pub(crate) fn expire(&mut self, max_age: Duration, now: Moment) -> Vec<Kept<Id>> {
         let mut expired = Vec::new();
         while let Some(kept) = self.messages.front()
             && now.saturating_duration_since(kept.since) > max_age
@@ -81,12 +78,11 @@ impl<Id> OfflineQueue<Id> {
 mod tests {
     use super::*;
 
-    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
-    fn start() -> Instant {
-        Instant::now()
+    fn start() -> Moment {
+        Moment::START
     }
 
-    fn push(queue: &mut OfflineQueue<u64>, body: &'static str, max: usize, now: Instant) -> bool {
+    fn push(queue: &mut OfflineQueue<u64>, body: &'static str, max: usize, now: Moment) -> bool {
         let has_room = queue.has_room(body.len(), max);
         if has_room {
             queue.push(None, Tagged(0, Bytes::from_static(body.as_bytes())), now);

@@ -15,9 +15,14 @@ const GROWTH: usize = 4 * 1024;
 
 /// What a connection has received and not yet handled.
 #[derive(Debug, Default)]
-pub(crate) struct ReadBuffer {
+pub(crate) struct ReadBuffer(Option<Box<Kept>>);
+
+/// The rest of a frame.
+#[derive(Debug)]
+struct Kept {
     /// Invariant: `bytes.len() >= filled`; what is behind `filled` is room for the next read.
     bytes: Vec<u8>,
+    /// Invariant: not 0.
     filled: usize,
     /// Bytes of the frame at the front if it is being put together here; 0: it is not.
     large: usize,
@@ -29,15 +34,16 @@ const ENDLESS: usize = usize::MAX;
 impl ReadBuffer {
     /// Keeps what is left of a read, to be put in front of the next one.
     pub(crate) fn keep(&mut self, rest: &[u8]) {
-        debug_assert!(self.is_empty());
-        self.bytes.extend_from_slice(rest);
-        self.filled = rest.len();
+        self.keep_large(rest, 0);
     }
 
     /// Keeps the start of a frame of `frame_len` bytes, to be completed here.
     pub(crate) fn keep_large(&mut self, rest: &[u8], frame_len: usize) {
-        self.keep(rest);
-        self.large = frame_len;
+        debug_assert!(self.is_empty());
+        if !rest.is_empty() {
+            let kept = Kept { bytes: rest.to_vec(), filled: rest.len(), large: frame_len };
+            self.0 = Some(Box::new(kept));
+        }
     }
 
     /// Keeps the start of a frame that does not say where it ends, to be completed here.
@@ -46,71 +52,80 @@ impl ReadBuffer {
     }
 
     /// Moves what was kept to the front of the shared buffer, and says how much that is.
+    #[inline]
     pub(crate) fn restore(&mut self, shared: &mut [u8]) -> usize {
         debug_assert!(!self.is_large());
-        let len = self.filled;
-        if len > 0 {
-            shared[..len].copy_from_slice(&self.bytes[..len]);
-            *self = Self::default();
-        }
-        len
+        let Some(kept) = self.0.take() else { return 0 };
+        shared[..kept.filled].copy_from_slice(&kept.bytes[..kept.filled]);
+        kept.filled
     }
 
-    /// Where the next bytes of a large frame go. Never reaches beyond the frame.
+    /// Where the next bytes of a large frame go; never reaches beyond the frame. Empty if there is no
+    /// such frame.
     pub(crate) fn room(&mut self) -> &mut [u8] {
         debug_assert!(self.is_large() && !self.is_whole());
-        if self.bytes.len() == self.filled {
-            let grown = self.filled + self.filled.max(GROWTH);
-            let len = grown.min(self.large);
-            self.bytes.reserve_exact(len - self.filled);
-            self.bytes.resize(len, 0);
+        let Some(kept) = &mut self.0 else { return &mut [] };
+        if kept.bytes.len() == kept.filled {
+            let grown = kept.filled + kept.filled.max(GROWTH);
+            let len = grown.min(kept.large);
+            kept.bytes.reserve_exact(len - kept.filled);
+            kept.bytes.resize(len, 0);
         }
-        &mut self.bytes[self.filled..]
+        &mut kept.bytes[kept.filled..]
     }
 
     /// The next `count` bytes of the room were filled.
     pub(crate) fn filled(&mut self, count: usize) {
-        self.filled += count;
-        debug_assert!(self.filled <= self.bytes.len());
+        if let Some(kept) = &mut self.0 {
+            kept.filled += count;
+            debug_assert!(kept.filled <= kept.bytes.len());
+        }
     }
 
     /// Takes the large frame, and what came behind one that does not say where it ends.
     pub(crate) fn take(&mut self) -> Bytes {
-        let mut bytes = std::mem::take(self);
-        bytes.bytes.truncate(bytes.filled);
-        Bytes::from(bytes.bytes)
+        let Some(mut kept) = self.0.take() else { return Bytes::new() };
+        kept.bytes.truncate(kept.filled);
+        Bytes::from(kept.bytes)
     }
 
     /// What arrived of a large frame.
     pub(crate) fn arrived(&self) -> &[u8] {
-        &self.bytes[..self.filled]
+        self.0.as_ref().map_or(&[], |kept| &kept.bytes[..kept.filled])
     }
 
-    pub(crate) const fn is_endless(&self) -> bool {
-        self.large == ENDLESS
+    pub(crate) fn is_endless(&self) -> bool {
+        self.large() == ENDLESS
     }
 
-    pub(crate) const fn is_large(&self) -> bool {
-        self.large > 0
+    #[inline]
+    pub(crate) fn is_large(&self) -> bool {
+        self.large() > 0
     }
 
     /// Whether a large frame has arrived to its end.
-    pub(crate) const fn is_whole(&self) -> bool {
-        self.filled >= self.large
+    pub(crate) fn is_whole(&self) -> bool {
+        self.len() >= self.large()
     }
 
     pub(crate) const fn is_empty(&self) -> bool {
-        self.filled == 0
+        self.0.is_none()
     }
 
-    pub(crate) const fn len(&self) -> usize {
-        self.filled
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.0.as_ref().map_or(0, |kept| kept.filled)
+    }
+
+    #[inline]
+    fn large(&self) -> usize {
+        self.0.as_ref().map_or(0, |kept| kept.large)
     }
 
     /// Bytes of memory held.
     #[cfg(test)]
-    pub(crate) const fn capacity(&self) -> usize {
-        self.bytes.capacity()
+    pub(crate) fn capacity(&self) -> usize {
+        self.0.as_ref().map_or(0, |kept| kept.bytes.capacity())
     }
 }
 

@@ -14,17 +14,15 @@
 //!            due ── pop_due       overdue (inserted too late) joins due at the next advance
 //! ```
 
-use std::{
-    fmt, mem,
-    time::{Duration, Instant},
-};
+use std::{fmt, mem, time::Duration};
+
+use super::moment::Moment;
 
 /// Armed timers, each with its deadline and a value to hand back when it fires.
 ///
 /// Timers fire in order of their deadline's tick, equal ticks in insertion order.
 pub(crate) struct TimerWheel<T> {
-    start: Instant,
-    /// The wheel's own time, in ticks since `start`.
+    /// The wheel's own time, in ticks since the start.
     ///
     /// Invariant: it never goes back, and the turn of every slot that is occupied is after it.
     elapsed: u64,
@@ -83,8 +81,7 @@ impl List {
     const EMPTY: Self = Self { head: NIL, tail: NIL };
 }
 
-const TICKS_PER_SECOND: u64 = 1_000;
-const NANOS_PER_TICK: u32 = 1_000_000;
+const NANOS_PER_TICK: u64 = 1_000_000;
 
 const SLOT_BITS: u32 = 6;
 /// As many as a word has bits.
@@ -112,10 +109,9 @@ const KEPT_ENTRIES: u32 = 4096;
 const WORN: u32 = 1 << 31;
 
 impl<T> TimerWheel<T> {
-    /// An empty wheel whose ticks are counted from `start`.
-    pub(crate) fn new(start: Instant) -> Self {
+    /// An empty wheel.
+    pub(crate) fn new() -> Self {
         Self {
-            start,
             elapsed: 0,
             lists: Box::new([List::EMPTY; LISTS as usize]),
             occupied: [0; LEVELS as usize + 1],
@@ -136,8 +132,8 @@ impl<T> TimerWheel<T> {
     ///
     /// With 2^32 - 1 timers armed.
     #[inline]
-    pub(crate) fn insert(&mut self, deadline: Instant, value: T) -> TimerKey {
-        let deadline = self.tick_at_or_after(deadline);
+    pub(crate) fn insert(&mut self, deadline: Moment, value: T) -> TimerKey {
+        let deadline = deadline.as_nanos().div_ceil(NANOS_PER_TICK);
         let list = if deadline > self.elapsed { self.slot_of(deadline) } else { OVERDUE };
         let key = self.allocate(deadline, value);
         self.link(list, key.index);
@@ -162,8 +158,8 @@ impl<T> TimerWheel<T> {
     /// Moves every timer that is due at `now` out of the wheel, for [`pop_due`](Self::pop_due).
     ///
     /// Costs per timer and slot, not per tick. A `now` before the wheel's own time counts as that.
-    pub(crate) fn advance(&mut self, now: Instant) {
-        let target = self.tick_at_or_before(now);
+    pub(crate) fn advance(&mut self, now: Moment) {
+        let target = now.as_nanos() / NANOS_PER_TICK;
         // These first: what the slots hold is due later than they were.
         self.take_turn(OVERDUE);
         while let Some((tick, slot)) = self.next_turn()
@@ -196,12 +192,12 @@ impl<T> TimerWheel<T> {
     ///
     /// Never after the tick of the first deadline, but it may be before it, once for each level
     /// that a timer moves down and once for each round of the top level. Not after the wheel's own
-    /// time if something waits already. `None` if the wheel is empty, or if an [`Instant`] cannot
+    /// time if something waits already. `None` if the wheel is empty, or if an [`Moment`] cannot
     /// be so late.
-    pub(crate) fn next_wake(&self) -> Option<Instant> {
+    pub(crate) fn next_wake(&self) -> Option<Moment> {
         let is_waiting = self.occupied[LEVELS as usize] != 0;
         let tick = if is_waiting { self.elapsed } else { self.next_turn()?.0 };
-        self.start.checked_add(Duration::from_millis(tick))
+        Moment::START.checked_add(Duration::from_millis(tick))
     }
 
     /// The number of timers that were neither popped nor cancelled.
@@ -347,20 +343,6 @@ impl<T> TimerWheel<T> {
             }
         }
     }
-
-    #[inline]
-    fn tick_at_or_after(&self, deadline: Instant) -> u64 {
-        let since_start = deadline.saturating_duration_since(self.start);
-        whole_seconds(since_start)
-            .saturating_add(u64::from(since_start.subsec_nanos().div_ceil(NANOS_PER_TICK)))
-    }
-
-    #[inline]
-    fn tick_at_or_before(&self, now: Instant) -> u64 {
-        let since_start = now.saturating_duration_since(self.start);
-        whole_seconds(since_start)
-            .saturating_add(u64::from(since_start.subsec_nanos() / NANOS_PER_TICK))
-    }
 }
 
 impl<T> fmt::Debug for TimerWheel<T> {
@@ -384,12 +366,6 @@ const fn digit(tick: u64, level: u32) -> u32 {
 #[inline]
 const fn bit(list: u32) -> u64 {
     1 << (list % SLOTS)
-}
-
-/// In ticks. A time too long for them, which is 500 million years, counts as the longest.
-#[inline]
-const fn whole_seconds(duration: Duration) -> u64 {
-    duration.as_secs().saturating_mul(TICKS_PER_SECOND)
 }
 
 #[cfg(test)]

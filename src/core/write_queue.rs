@@ -5,16 +5,18 @@
 //! frames, but never inside of one.
 //!
 //! ```text
-//! chunks   [ h b h b h b h | body | h b h ]      h b: header and body of a frame
+//! chunks   [ h b h b h b h | body ]  tail [ h b h b ]    h b: header and body of a frame
 //!              ^ front_offset
-//! frames   [ 2 | 2 | 2 | 1+body | 2 ]            the same bytes, cut into frames
+//! frames   [ 3 × 80 | 1 × 9000 ]     run [ 2 × 80 ]      the same bytes, cut into frames
 //!              ^ front_written
-//! urgent   [ pong pong ]                         goes out before the next frame starts
+//! urgent   [ pong pong ]                                 goes out before the next frame starts
 //! ```
 
 use std::{borrow::Cow, collections::VecDeque, io::IoSlice, iter};
 
 use bytes::Bytes;
+
+use super::moment::Moment;
 
 /// Bodies from this size on are referred to, not copied. Below it a copy is cheaper than one more
 /// slice of a vectored write and one more count of references.
@@ -28,28 +30,40 @@ const CHUNK_BYTES: usize = 64 * 1024;
 
 /// The largest buffer that an empty queue keeps.
 const SPARE_BYTES: usize = 16 * 1024;
+/// The longest list of frames and the largest buffer of control frames that it keeps.
+const SPARE_FRAMES: usize = 64;
+const SPARE_URGENT: usize = 1024;
 
 /// The write queue of one connection. Drawn from a [`QueuePool`] while there is something in it.
 #[derive(Debug, Default)]
 pub(crate) struct WriteQueue {
+    /// What goes out before `tail`. None of them is empty.
     chunks: VecDeque<Chunk>,
-    /// Bytes of the first chunk that were written.
+    /// Small frames behind all that is in `chunks`, and where the next one goes.
+    tail: Vec<u8>,
+    /// Bytes that were written of the first chunk, or of `tail` if there is none.
     front_offset: usize,
-    /// The frames in the chunks. Invariant: their lengths add up to `bytes + front_written`.
+    /// The frames before those of `run`. Invariant: the lengths of all add up to
+    /// `bytes + front_written`.
     frames: VecDeque<Frames>,
-    /// How many they are.
-    count: usize,
+    /// The last frames.
+    run: Frames,
+    /// What the frames count against the watermarks: their bytes that were not written, and
+    /// [`FRAME_OVERHEAD`] for each that was not written whole.
+    cost: usize,
     /// Bytes of the first frame that were written.
     front_written: usize,
     /// The first bytes of the first frame, where they are no longer in the chunks.
     front_head: Vec<u8>,
-    /// Bytes in `chunks` that were not written.
+    /// Bytes in `chunks` and `tail` that were not written.
     bytes: usize,
     /// What frames that the peer caused are charged, those not written whole.
     caused: usize,
     /// Control frames, not written from `urgent_offset` on.
     urgent: Vec<u8>,
     urgent_offset: usize,
+    /// Since when bytes wait to be written and none was taken; kept for the connection.
+    pub(crate) stalled_since: Option<Moment>,
 }
 
 #[derive(Debug)]
@@ -59,7 +73,7 @@ enum Chunk {
 }
 
 /// Frames of one length and kind in a row, as an echo and a broadcast have them.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Frames {
     len: usize,
     what: What,
@@ -67,9 +81,10 @@ struct Frames {
 }
 
 /// What a queued frame is to the application.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum What {
     /// No message of its own.
+    #[default]
     Control,
     /// A message that nobody answers.
     Push {
@@ -106,8 +121,24 @@ pub(crate) struct Written {
     pub(crate) bytes: usize,
 }
 
+/// A chunk, or the tail.
+#[derive(Clone, Copy, Debug)]
+enum Piece<'a> {
+    Small(&'a [u8]),
+    Shared(&'a Bytes),
+}
+
 impl Chunk {
-    fn as_slice(&self) -> &[u8] {
+    fn as_piece(&self) -> Piece<'_> {
+        match self {
+            Self::Small(bytes) => Piece::Small(bytes),
+            Self::Shared(bytes) => Piece::Shared(bytes),
+        }
+    }
+}
+
+impl<'a> Piece<'a> {
+    fn as_slice(self) -> &'a [u8] {
         match self {
             Self::Small(bytes) => bytes,
             Self::Shared(bytes) => bytes,
@@ -116,39 +147,81 @@ impl Chunk {
 }
 
 impl WriteQueue {
-    /// Appends a frame that `encode` writes: what it appends to the buffer, then what it returns.
-    pub(crate) fn push(
+    /// Appends a frame that `encode` appends to the buffer.
+    #[inline]
+    pub(crate) fn push(&mut self, what: What, encode: impl FnOnce(&mut Vec<u8>)) {
+        if self.tail.len() >= CHUNK_BYTES {
+            self.seal();
+        }
+        let before = self.tail.len();
+        encode(&mut self.tail);
+        self.account(what, self.tail.len() - before);
+    }
+
+    /// Appends a frame of what `encode` appends to the buffer and a body that is referred to.
+    pub(crate) fn push_shared(
         &mut self,
         what: What,
-        encode: impl FnOnce(&mut Vec<u8>) -> Option<Bytes>,
-    ) -> usize {
-        let needs_chunk = match self.chunks.back() {
-            Some(Chunk::Small(bytes)) => bytes.len() >= CHUNK_BYTES,
-            _ => true,
-        };
-        if needs_chunk {
-            self.chunks.push_back(Chunk::Small(Vec::new()));
-        }
-        let Some(Chunk::Small(tail)) = self.chunks.back_mut() else {
-            unreachable!("a small chunk was just made sure of")
-        };
-        let before = tail.len();
-        let body = encode(tail);
-        let mut len = tail.len() - before;
-        if let Some(body) = body {
-            len += body.len();
+        encode: impl FnOnce(&mut Vec<u8>),
+        body: Bytes,
+    ) {
+        let before = self.tail.len();
+        encode(&mut self.tail);
+        let len = self.tail.len() - before + body.len();
+        self.seal();
+        if !body.is_empty() {
             self.chunks.push_back(Chunk::Shared(body));
         }
-        self.bytes += len;
-        self.count += 1;
-        match self.frames.back_mut() {
-            Some(last) if last.len == len && last.what == what => last.count += 1,
-            _ => self.frames.push_back(Frames { len, what, count: 1 }),
+        self.account(what, len);
+    }
+
+    /// The tail takes no more.
+    #[cold]
+    fn seal(&mut self) {
+        if !self.tail.is_empty() {
+            self.chunks.push_back(Chunk::Small(std::mem::take(&mut self.tail)));
         }
+    }
+
+    /// A frame was appended.
+    #[inline]
+    fn account(&mut self, what: What, len: usize) {
+        self.bytes += len;
+        self.cost += len + FRAME_OVERHEAD;
         if what.is_caused() {
             self.caused += len + FRAME_OVERHEAD;
         }
-        len
+        if self.run.len == len && self.run.what == what {
+            self.run.count += 1;
+        } else {
+            self.begin_run(Frames { len, what, count: 1 });
+        }
+    }
+
+    fn begin_run(&mut self, run: Frames) {
+        let ended = std::mem::replace(&mut self.run, run);
+        if ended.count > 0 {
+            self.frames.push_back(ended);
+        }
+    }
+
+    /// The frames at the front, if there are any.
+    fn front_frames(&mut self) -> Option<&mut Frames> {
+        match self.frames.front_mut() {
+            None if self.run.count > 0 => Some(&mut self.run),
+            front => front,
+        }
+    }
+
+    /// The length of the frame at the front.
+    fn front_len(&self) -> usize {
+        self.frames.front().unwrap_or(&self.run).len
+    }
+
+    /// What is to be written, in pieces, from the start of the first.
+    fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        let tail = Some(Piece::Small(&self.tail)).filter(|_| !self.tail.is_empty());
+        self.chunks.iter().map(Chunk::as_piece).chain(tail)
     }
 
     /// Appends control frames that overtake what is queued.
@@ -161,18 +234,16 @@ impl WriteQueue {
         let urgent = &self.urgent[self.urgent_offset..];
         let mut sink = Sink { slices, count: 0 };
         // Bytes until the control frames may go between.
-        let mut until_border = match self.frames.front() {
-            Some(frame) if self.front_written > 0 => frame.len - self.front_written,
-            _ => 0,
-        };
+        let mut until_border =
+            if self.front_written > 0 { self.front_len() - self.front_written } else { 0 };
         let mut is_urgent_done = urgent.is_empty();
         if !is_urgent_done && until_border == 0 {
             sink.push(urgent);
             is_urgent_done = true;
         }
         let mut skip = self.front_offset;
-        for chunk in &self.chunks {
-            let mut rest = &chunk.as_slice()[skip..];
+        for piece in self.pieces() {
+            let mut rest = &piece.as_slice()[skip..];
             skip = 0;
             if !is_urgent_done && until_border <= rest.len() {
                 let (inside, behind) = rest.split_at(until_border);
@@ -191,22 +262,23 @@ impl WriteQueue {
         sink.count
     }
 
-    /// All that is to be written, where it lies in one piece.
+    /// All that is to be written, where that is small frames and nothing else.
+    #[inline]
     pub(crate) fn single(&self) -> Option<&[u8]> {
-        match &self.chunks.front() {
-            Some(chunk) if self.chunks.len() == 1 && !self.has_urgent() => {
-                Some(&chunk.as_slice()[self.front_offset..])
-            }
-            _ => None,
-        }
+        let is_single = self.chunks.is_empty() && self.urgent.is_empty();
+        is_single.then(|| &self.tail[self.front_offset..])
     }
 
     /// The next `count` bytes of what [`slices`](Self::slices) showed were written.
     pub(crate) fn advance(&mut self, mut count: usize) -> Written {
+        if count == self.bytes && !self.has_urgent() {
+            let written = Written { messages: self.messages(), bytes: count };
+            self.empty();
+            return written;
+        }
         let mut written = Written::default();
         if self.has_urgent() && self.front_written > 0 {
-            let until_border =
-                self.frames.front().map_or(0, |frame| frame.len) - self.front_written;
+            let until_border = self.front_len() - self.front_written;
             let inside = count.min(until_border);
             self.advance_frames(inside, &mut written);
             count -= inside;
@@ -227,128 +299,155 @@ impl WriteQueue {
     fn advance_frames(&mut self, count: usize, written: &mut Written) {
         debug_assert!(count <= self.bytes);
         self.bytes -= count;
+        self.cost -= count;
         written.bytes += count;
         self.front_written += count;
-        while let Some(frames) = self.frames.front_mut()
-            && self.front_written >= frames.len
+        let mut front_written = self.front_written;
+        while let Some(frames) = self.front_frames()
+            && front_written >= frames.len
         {
-            let done = self.front_written.checked_div(frames.len).unwrap_or(frames.count);
+            let done = front_written.checked_div(frames.len).unwrap_or(frames.count);
             let done = done.min(frames.count);
-            self.front_written -= done * frames.len;
-            if frames.what != What::Control {
+            frames.count -= done;
+            let Frames { len, what, count } = *frames;
+            front_written -= done * len;
+            if what != What::Control {
                 written.messages += done as u64;
             }
-            if frames.what.is_caused() {
-                self.caused -= done * (frames.len + FRAME_OVERHEAD);
+            if what.is_caused() {
+                self.caused -= done * (len + FRAME_OVERHEAD);
             }
             self.front_head.clear();
-            self.count -= done;
-            frames.count -= done;
-            if frames.count == 0 {
+            self.cost -= done * FRAME_OVERHEAD;
+            if count == 0 {
+                // Of `run`, if there are no others, which then stays as it is, without frames.
                 self.frames.pop_front();
             }
         }
+        self.front_written = front_written;
         self.front_offset += count;
         if self.bytes == 0 {
-            self.drop_chunks();
+            self.empty();
             return;
         }
-        while let Some(chunk) = self.chunks.front()
-            && self.front_offset >= chunk.as_slice().len()
+        while let Some(chunk) = self.chunks.front().map(|chunk| chunk.as_piece().as_slice())
+            && self.front_offset >= chunk.len()
         {
-            self.front_offset -= chunk.as_slice().len();
+            self.front_offset -= chunk.len();
             // The frame at the front may have begun in this chunk.
             let begun = self.front_written.saturating_sub(self.front_offset);
             if begun > self.front_head.len() {
-                let tail = chunk.as_slice().len() - (begun - self.front_head.len());
-                self.front_head.extend_from_slice(&chunk.as_slice()[tail..]);
+                let tail = chunk.len() - (begun - self.front_head.len());
+                self.front_head.extend_from_slice(&chunk[tail..]);
             }
             self.chunks.pop_front();
         }
     }
 
-    /// All was written: keeps one buffer for the next time.
+    /// All was written: keeps the buffer for the next time.
     fn drop_chunks(&mut self) {
         self.front_offset = 0;
-        self.chunks.truncate(1);
-        match self.chunks.front_mut() {
-            Some(Chunk::Small(bytes)) if bytes.capacity() <= SPARE_BYTES => bytes.clear(),
-            _ => self.chunks.clear(),
+        self.chunks.clear();
+        self.tail.clear();
+        if self.tail.capacity() > SPARE_BYTES {
+            self.tail = Vec::new();
         }
     }
 
     /// Forgets what is left to write.
     pub(crate) fn forget(&mut self) {
-        self.chunks.clear();
-        self.front_offset = 0;
-        self.clear();
+        self.empty();
+        self.urgent.clear();
+        self.urgent_offset = 0;
+        self.stalled_since = None;
     }
 
-    /// Makes an empty queue, of whatever was left, for the next connection.
-    fn clear(&mut self) {
+    /// All frames were written, or are not to be.
+    fn empty(&mut self) {
         self.frames.clear();
-        self.frames.shrink_to(64);
-        self.count = 0;
+        self.run.count = 0;
+        self.cost = 0;
         self.front_written = 0;
         self.front_head.clear();
         self.bytes = 0;
         self.caused = 0;
-        self.urgent.clear();
-        self.urgent.shrink_to(1024);
-        self.urgent_offset = 0;
         self.drop_chunks();
     }
 
+    /// Gives back the memory of a time when there was much.
+    fn trim(&mut self) {
+        if self.frames.capacity() > SPARE_FRAMES {
+            self.frames.shrink_to(SPARE_FRAMES);
+        }
+        if self.urgent.capacity() > SPARE_URGENT {
+            self.urgent.shrink_to(SPARE_URGENT);
+        }
+    }
+
+    #[inline]
     const fn has_urgent(&self) -> bool {
         self.urgent.len() > self.urgent_offset
     }
 
     /// Whether nothing is left to write, control frames included.
+    #[inline]
     pub(crate) const fn is_empty(&self) -> bool {
         self.bytes == 0 && !self.has_urgent()
     }
 
     /// Bytes left to write, control frames included.
+    #[inline]
     pub(crate) const fn bytes(&self) -> usize {
         self.bytes + self.urgent_bytes()
     }
 
+    /// Bytes of frames left to write, those of control frames that overtake aside.
+    pub(crate) const fn frame_bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Bytes of control frames left to write.
+    #[inline]
     pub(crate) const fn urgent_bytes(&self) -> usize {
         self.urgent.len() - self.urgent_offset
     }
 
     /// What counts against the watermarks: the bytes, and the overhead of each frame.
+    #[inline]
     pub(crate) fn cost(&self) -> usize {
-        self.bytes() + self.count * FRAME_OVERHEAD
+        self.cost + self.urgent_bytes()
     }
 
     /// What the peer's own messages caused, charged like [`cost`](Self::cost).
+    #[inline]
     pub(crate) const fn caused(&self) -> usize {
         self.caused
     }
 
     /// Messages that were not written whole.
     pub(crate) fn messages(&self) -> u64 {
-        let messages = self.frames.iter().filter(|frames| frames.what != What::Control);
+        let messages = self.all_frames().filter(|frames| frames.what != What::Control);
         messages.map(|frames| frames.count as u64).sum()
+    }
+
+    fn all_frames(&self) -> impl Iterator<Item = &Frames> {
+        self.frames.iter().chain([&self.run])
     }
 
     /// Shows the messages that nobody answers and that were not written whole, oldest first.
     pub(crate) fn for_each_unsent(&self, mut show: impl FnMut(Unsent<'_>)) {
         let mut kept = &self.front_head[..];
         let mut offset = self.front_offset - (self.front_written - kept.len());
-        let mut chunks = self.chunks.iter().peekable();
-        let frames = self.frames.iter().flat_map(|frames| iter::repeat_n(frames, frames.count));
-        for frame in frames {
+        let mut pieces = self.pieces().peekable();
+        for frame in self.all_frames().flat_map(|frames| iter::repeat_n(frames, frames.count)) {
             let mut left = frame.len - kept.len();
             let mut head = Cow::Borrowed(std::mem::take(&mut kept));
             let mut shared = None;
             while left > 0
-                && let Some(chunk) = chunks.peek()
+                && let Some(&piece) = pieces.peek()
             {
-                let part = match chunk {
-                    Chunk::Small(bytes) => {
+                let part = match piece {
+                    Piece::Small(bytes) => {
                         let part = left.min(bytes.len() - offset);
                         let bytes = &bytes[offset..offset + part];
                         if head.is_empty() {
@@ -358,16 +457,16 @@ impl WriteQueue {
                         }
                         part
                     }
-                    Chunk::Shared(body) => {
+                    Piece::Shared(body) => {
                         shared = Some(body).filter(|body| !body.is_empty());
                         body.len()
                     }
                 };
                 left -= part;
                 offset += part;
-                if offset >= chunk.as_slice().len() {
+                if offset >= piece.as_slice().len() {
                     offset = 0;
-                    chunks.next();
+                    pieces.next();
                 }
             }
             if matches!(frame.what, What::Push { .. }) {
@@ -379,14 +478,15 @@ impl WriteQueue {
     /// Checks the invariants.
     #[cfg(test)]
     pub(crate) fn check(&self) {
-        let in_chunks: usize = self.chunks.iter().map(|chunk| chunk.as_slice().len()).sum();
-        let in_frames: usize = self.frames.iter().map(|frames| frames.len * frames.count).sum();
-        assert_eq!(in_chunks - self.front_offset, self.bytes);
+        let in_pieces: usize = self.pieces().map(|piece| piece.as_slice().len()).sum();
+        let in_frames: usize = self.all_frames().map(|frames| frames.len * frames.count).sum();
+        assert_eq!(in_pieces - self.front_offset, self.bytes);
         assert_eq!(in_frames - self.front_written, self.bytes);
-        let caused = self.frames.iter().filter(|frames| frames.what.is_caused());
+        let caused = self.all_frames().filter(|frames| frames.what.is_caused());
         let caused = caused.map(|frames| frames.count * (frames.len + FRAME_OVERHEAD));
         assert_eq!(caused.sum::<usize>(), self.caused);
-        assert_eq!(self.frames.iter().map(|frames| frames.count).sum::<usize>(), self.count);
+        let count: usize = self.all_frames().map(|frames| frames.count).sum();
+        assert_eq!(self.bytes + count * FRAME_OVERHEAD, self.cost);
         assert!(self.urgent_offset <= self.urgent.len());
     }
 }
@@ -429,7 +529,10 @@ impl QueuePool {
 
     pub(crate) fn give(&mut self, mut queue: Box<WriteQueue>) {
         if self.free.len() < Self::CAPACITY {
-            queue.clear();
+            if !queue.is_empty() {
+                queue.forget();
+            }
+            queue.trim();
             self.free.push(queue);
         }
     }
@@ -444,17 +547,11 @@ mod tests {
     const PUSH: What = What::Push { is_caused: true };
 
     fn push(queue: &mut WriteQueue, bytes: &[u8]) {
-        queue.push(PUSH, |out| {
-            out.extend_from_slice(bytes);
-            None
-        });
+        queue.push(PUSH, |out| out.extend_from_slice(bytes));
     }
 
     fn push_shared(queue: &mut WriteQueue, head: &[u8], body: &'static [u8]) {
-        queue.push(PUSH, |out| {
-            out.extend_from_slice(head);
-            Some(Bytes::from_static(body))
-        });
+        queue.push_shared(PUSH, |out| out.extend_from_slice(head), Bytes::from_static(body));
     }
 
     /// Writes up to `count` bytes, and returns what was written.
@@ -533,7 +630,7 @@ mod tests {
     fn empty_frames_are_charged() {
         let mut queue = WriteQueue::default();
         for _ in 0..1000 {
-            queue.push(PUSH, |_| None);
+            queue.push(PUSH, |_| {});
         }
         assert_eq!(queue.cost(), 1000 * FRAME_OVERHEAD);
     }
@@ -589,14 +686,13 @@ mod tests {
                         frames.push(frame(byte, len));
                     }
                     Op::Shared(byte, len) => {
-                        queue.push(PUSH, |out| {
-                            out.extend_from_slice(&frame(byte, len)[..2]);
-                            Some(Bytes::copy_from_slice(&frame(byte, len)[2..]))
-                        });
+                        let frame_of = frame(byte, len);
+                        let body = Bytes::copy_from_slice(&frame_of[2..]);
+                        queue.push_shared(PUSH, |out| out.extend_from_slice(&frame_of[..2]), body);
                         frames.push(frame(byte, len));
                     }
                     Op::Whole(byte, len) => {
-                        queue.push(PUSH, |_| Some(frame(byte, len).into()));
+                        queue.push_shared(PUSH, |_| {}, frame(byte, len).into());
                         frames.push(frame(byte, len));
                     }
                     Op::Urgent(count) => {
@@ -646,12 +742,9 @@ mod tests {
     fn only_messages_that_nobody_answers_are_handed_back() {
         let mut queue = WriteQueue::default();
         for what in [What::Control, What::Push { is_caused: false }, What::Request, What::Answer] {
-            queue.push(what, |out| {
-                out.extend_from_slice(format!("{what:?}").as_bytes());
-                None
-            });
+            queue.push(what, |out| out.extend_from_slice(format!("{what:?}").as_bytes()));
         }
-        queue.push(What::Push { is_caused: true }, |_| Some(Bytes::from_static(b"whole")));
+        queue.push_shared(PUSH, |_| {}, Bytes::from_static(b"whole"));
         assert_eq!(unsent(&queue), [&b"Push { is_caused: false }"[..], b"whole"]);
     }
 

@@ -110,6 +110,7 @@ pub trait Protocol: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
     ///
     /// A format whose frames are not a header and then the body as it is overrides this, and
     /// [`is_header_then_body`](Self::is_header_then_body) to say so.
+    #[inline]
     fn encode(&mut self, head: &Head<Self::Id>, body: &[u8], out: &mut Vec<u8>) {
         self.encode_header(head, body.len(), out);
         out.extend_from_slice(body);

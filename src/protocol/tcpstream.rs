@@ -67,13 +67,12 @@ impl Protocol for Tcpstream {
     fn encode_header(&mut self, head: &Head<u64>, body_len: usize, out: &mut Vec<u8>) {
         let len = u32::try_from(body_len).expect("bounded by largest_body");
         // Put together in registers: small stores that are read back as large ones stall.
-        let front = u128::from(MAGIC) << 112
-            | u128::from(len) << 80
-            | u128::from(head.id) << 16
-            | u128::from(head.tag >> 16);
+        let front = u64::from(MAGIC) << 48 | u64::from(len) << 16 | head.id >> 48;
+        let back = head.id << 16 | u64::from(head.tag >> 16);
         let [.., third, fourth] = head.tag.to_be_bytes();
         let mut header = [0; HEADER_LEN];
-        header[..16].copy_from_slice(&front.to_be_bytes());
+        header[..8].copy_from_slice(&front.to_be_bytes());
+        header[8..16].copy_from_slice(&back.to_be_bytes());
         header[16..].copy_from_slice(&[third, fourth]);
         out.extend_from_slice(&header);
     }

@@ -8,7 +8,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     str::FromStr,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{
@@ -21,6 +21,7 @@ use crate::{
     core::{
         backoff::Backoff,
         connection::{Connection, Role},
+        moment::Moment,
         offline::OfflineQueue,
         timer_wheel::TimerKey,
     },
@@ -105,7 +106,7 @@ pub(crate) struct Dial<Id> {
     pub(crate) redial_after: Duration,
     pub(crate) offline: OfflineQueue<Id>,
     /// When this epoch was established.
-    connected_at: Option<Instant>,
+    connected_at: Option<Moment>,
 }
 
 impl<Id> Dial<Id> {
@@ -232,7 +233,7 @@ impl<P: Protocol> Context<'_, P> {
             match self.sockets.connect(id, addr, &options) {
                 Ok(()) => {
                     slot.phase = Phase::Connecting;
-                    slot.peer = addr;
+                    slot.peer = addr.into();
                     return self.state.set_dial_alarm(id, timeout);
                 }
                 Err(error) => dial.last_error = NetworkError::from(&error),

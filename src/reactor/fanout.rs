@@ -70,8 +70,8 @@ impl<P: Protocol> State<P> {
                         accepts(&Candidate {
                             id: *id,
                             listener: slot.listener,
-                            peer_addr: slot.peer,
-                            data: slot.data.as_deref(),
+                            peer_addr: slot.peer.get(),
+                            data: slot.own.as_ref().and_then(|own| own.data.as_deref()),
                         })
                     })
                 })

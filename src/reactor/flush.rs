@@ -23,9 +23,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
         let mut dirty = std::mem::take(&mut self.state.dirty);
         for slot in dirty.drain(..) {
             let Some(entry) = self.state.slots.get_mut(slot as usize) else { continue };
-            entry.is_dirty = false;
+            let is_dirty = std::mem::take(&mut entry.is_dirty);
             let id = entry.id;
-            if entry.phase >= Phase::Open {
+            if is_dirty && entry.phase >= Phase::Open {
                 self.flush(id);
             }
         }
@@ -38,8 +38,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
     /// Flushes a connection that was just read: what it caused goes out while its socket is in the
     /// cache, and its peer can go on while others are read.
     pub(super) fn flush_early(&mut self, id: ConnId) {
-        let Some(slot) = self.state.get(id) else { return };
+        let Some(slot) = self.state.get_mut(id) else { return };
         if slot.is_dirty && slot.is_writable && slot.link.has_output() && !slot.is_doomed {
+            slot.is_dirty = false; // its place in the list means nothing now
             self.flush(id);
         }
     }
@@ -118,7 +119,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         }
         let queued = slot.link.queued_cost();
         let was_choked = slot.link.is_choked();
-        slot.link.update_intake(&slot.profile.config);
+        let is_newly_choked = slot.link.update_intake(&slot.profile.config);
         let is_resumed = was_choked && slot.can_read();
         slot.publish(&shared.board);
         if slot.is_above && queued <= slot.profile.config.low_watermark && !slot.is_doomed {
@@ -130,6 +131,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
         }
         if is_resumed {
             self.state.mark_ready(id);
+        }
+        if is_newly_choked {
+            self.state.watch(id);
         }
         self.go_on_closing(id);
     }
@@ -154,7 +158,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             return;
         }
         slot.phase = Phase::Lingering;
-        slot.link.close_by = now.checked_add(slot.profile.config.linger);
+        slot.link.set_close_by(now.checked_add(slot.profile.config.linger));
         slot.is_readable = true;
         let shut = self.sockets.stream(id.slot()).map(|(net, stream)| net.shutdown(stream));
         if !matches!(shut, Some(Ok(()))) {

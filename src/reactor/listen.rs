@@ -58,7 +58,7 @@ impl<P: Protocol> Context<'_, P> {
         config: &Config,
         bind: impl FnOnce(&mut dyn Sockets, ListenerId, &ListenOptions) -> io::Result<SocketAddr>,
     ) -> io::Result<(ListenerId, SocketAddr)> {
-        let id = ListenerId(self.state.next_listener);
+        let id = ListenerId::new(self.state.next_listener);
         let options = ListenOptions {
             backlog: config.backlog,
             reuse_address: config.reuse_address,

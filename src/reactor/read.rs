@@ -3,10 +3,9 @@
 use std::{
     cell::Cell,
     io,
-    time::{Duration, Instant},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    time::Duration,
 };
-
-use bytes::Bytes;
 
 use super::{
     net::{Net, SHORT_READ_DRAINS},
@@ -14,13 +13,14 @@ use super::{
     turn::Engine,
 };
 use crate::{
-    CloseReason, ConnId, Handler, Message,
+    CloseReason, Conn, ConnId, Context, Handler, Message,
     core::{
         connection::{RemoteError, Route},
+        moment::Moment,
         read_buffer::LARGE_FRAME,
     },
     error::{CallError, NetworkError, error_code},
-    handler::Reply,
+    handler::{Arrival, Asked, Reply},
     protocol::{Decoded, Head, Kind, Protocol},
 };
 
@@ -105,10 +105,12 @@ impl<H: Handler, N: Net> Engine<H, N> {
             if let Some(arrived) = slot.input_since.take() {
                 if slot.link.read.len() > reader.len() {
                     let kept = slot.link.read.take();
-                    self.handle_bytes(id, &kept, Some(&kept), arrived, &mut budget);
+                    let arrival = Arrival { conn: id, owner: Some(&kept), at: arrived };
+                    self.handle_bytes(&kept, &arrival, &mut budget);
                 } else {
                     let len = slot.link.read.restore(&mut reader);
-                    self.handle_bytes(id, &reader[..len], None, arrived, &mut budget);
+                    let arrival = Arrival { conn: id, owner: None, at: arrived };
+                    self.handle_bytes(&reader[..len], &arrival, &mut budget);
                 }
                 continue;
             }
@@ -154,8 +156,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
         let found = self.judge_read(id, result, asked);
         if count > 0 {
             budget.bytes -= count;
-            let now = self.state.now;
-            self.handle_bytes(id, &reader[..kept + count], None, now, budget);
+            let arrival = Arrival { conn: id, owner: None, at: self.state.now };
+            self.handle_bytes(&reader[..kept + count], &arrival, budget);
         }
         found
     }
@@ -173,8 +175,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
         let Some(slot) = self.state.get_mut(id) else { return found };
         if count > 0 && slot.link.is_frame_whole(&slot.profile.config) {
             let frame = slot.link.read.take();
-            let now = self.state.now;
-            self.handle_bytes(id, &frame, Some(&frame), now, budget);
+            let arrival = Arrival { conn: id, owner: Some(&frame), at: self.state.now };
+            self.handle_bytes(&frame, &arrival, budget);
         }
         found
     }
@@ -225,16 +227,10 @@ impl<H: Handler, N: Net> Engine<H, N> {
         self.state.mark_dirty(id);
     }
 
-    /// Handles what arrived at that time, and keeps the rest.
-    fn handle_bytes(
-        &mut self,
-        id: ConnId,
-        bytes: &[u8],
-        owner: Option<&Bytes>,
-        arrived: Instant,
-        budget: &mut Budget,
-    ) {
-        let (consumed, stop) = self.handle_frames(id, bytes, owner, arrived, budget);
+    /// Handles what arrived, and keeps the rest.
+    fn handle_bytes(&mut self, bytes: &[u8], arrival: &Arrival<'_>, budget: &mut Budget) {
+        let id = arrival.conn;
+        let (consumed, stop) = self.handle_frames(bytes, arrival, budget);
         let rest = &bytes[consumed..];
         let now = self.state.now;
         let Some(slot) = self.state.get_mut(id) else { return };
@@ -251,7 +247,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             Stop::Incomplete(_) => slot.link.read.keep(rest),
             Stop::Early => {
                 slot.link.read.keep(rest);
-                slot.input_since = Some(arrived).filter(|_| !rest.is_empty());
+                slot.input_since = Some(arrival.at).filter(|_| !rest.is_empty());
             }
         }
         // A frame that began in these bytes has its own time, whatever the one before it took.
@@ -269,57 +265,74 @@ impl<H: Handler, N: Net> Engine<H, N> {
     /// Handles the whole frames at the front of `bytes`; how many bytes they are, and what stopped.
     fn handle_frames(
         &mut self,
-        id: ConnId,
         bytes: &[u8],
-        owner: Option<&Bytes>,
-        arrived: Instant,
+        arrival: &Arrival<'_>,
         budget: &mut Budget,
     ) -> (usize, Stop) {
         let mut consumed = 0;
-        while consumed < bytes.len() {
+        // Around all of them, not around each: a callback that panics is the last of them anyway.
+        let handled = catch_unwind(AssertUnwindSafe(|| {
+            self.handle_each_frame(bytes, arrival, budget, &mut consumed)
+        }));
+        let stop = handled.unwrap_or_else(|panic| {
+            if self.state.handling.take().is_none() {
+                resume_unwind(panic); // a bug of ours
+            }
+            self.handle_panic(arrival.conn, &*panic);
+            Stop::Early
+        });
+        (consumed, stop)
+    }
+
+    fn handle_each_frame(
+        &mut self,
+        bytes: &[u8],
+        arrival: &Arrival<'_>,
+        budget: &mut Budget,
+        consumed: &mut usize,
+    ) -> Stop {
+        let id = arrival.conn;
+        while let Some(rest) = bytes.get(*consumed..).filter(|rest| !rest.is_empty()) {
             let Some(slot) = self.state.slots.get_mut(id.slot() as usize) else { break };
-            if slot.id != id || !slot.can_read() {
-                return (consumed, Stop::Early);
+            if slot.id != id || budget.messages == 0 || !slot.can_read() {
+                return Stop::Early;
             }
-            if budget.messages == 0 {
-                return (consumed, Stop::Early);
-            }
-            let rest = &bytes[consumed..];
-            let frame = match slot.link.decode(rest, &slot.profile.config) {
+            let (head, body) = match slot.link.decode(rest, &slot.profile.config) {
                 Ok(Decoded::Frame { head, body, len }) if len <= rest.len() => {
-                    consumed += len;
+                    *consumed += len;
                     (head, &rest[body])
                 }
-                Ok(Decoded::Frame { len, .. }) => return (consumed, Stop::Incomplete(len)),
-                Ok(Decoded::Need(_)) => return (consumed, Stop::Incomplete(0)),
+                Ok(Decoded::Frame { len, .. }) => return Stop::Incomplete(len),
+                Ok(Decoded::Need(_)) => return Stop::Incomplete(0),
                 Err(error) => {
                     self.state.close(id, Phase::Closing, CloseReason::Protocol(error));
-                    return (consumed, Stop::Early);
+                    return Stop::Early;
                 }
             };
             budget.messages -= 1;
-            let (head, body) = frame;
             if slot.link.is_message(&head) {
-                self.handle_message(id, &head, body, owner, arrived);
+                self.handle_push(&head, body, arrival);
             } else {
-                self.handle_frame(id, &head, body, owner, arrived);
+                self.handle_frame(&head, body, arrival);
             }
         }
-        (consumed, Stop::Incomplete(0))
+        Stop::Incomplete(0)
     }
 
     fn handle_frame(
         &mut self,
-        id: ConnId,
         head: &Head<<H::Protocol as Protocol>::Id>,
         body: &[u8],
-        owner: Option<&Bytes>,
-        arrived: Instant,
+        arrival: &Arrival<'_>,
     ) {
+        let id = arrival.conn;
         let now = self.state.now;
         let slot = &mut self.state.slots[id.slot() as usize];
         match slot.link.handle_frame(head, body, &mut self.state.pool, now) {
-            Ok(Route::Message) => self.handle_message(id, head, body, owner, arrived),
+            Ok(Route::Message) if head.kind == Kind::Request => {
+                self.handle_request(head, body, arrival);
+            }
+            Ok(Route::Message) => self.handle_push(head, body, arrival),
             Ok(Route::Done) => self.after_control(id, head.kind),
             Ok(Route::Ended(pending, error)) => {
                 if let Some(key) = pending.timer {
@@ -327,7 +340,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 }
                 self.state.stats.calls_in_flight -= 1;
                 self.state.stats.messages_in += 1;
-                let reply = Reply { tag: head.tag, body, owner };
+                let reply = Reply { tag: head.tag, body, owner: arrival.owner };
                 self.finish_call(id, pending.waiter, reply, error);
             }
             Ok(Route::Cancelled(flag)) => {
@@ -364,54 +377,47 @@ impl<H: Handler, N: Net> Engine<H, N> {
         }
     }
 
+    /// A message that the format does not mark as a request. A callback that panics is caught by
+    /// [`handle_frames`](Self::handle_frames).
     #[inline]
-    fn handle_message(
+    fn handle_push(
         &mut self,
-        id: ConnId,
         head: &Head<<H::Protocol as Protocol>::Id>,
         body: &[u8],
-        owner: Option<&Bytes>,
-        arrived: Instant,
+        arrival: &Arrival<'_>,
     ) {
+        let id = arrival.conn;
         self.state.stats.messages_in += 1;
-        let now = self.state.now;
-        if head.kind == Kind::Request {
-            return self.handle_request(id, head, body, owner, arrived);
-        }
-        let is_settled = Cell::new(false);
-        let is_settled = &is_settled;
         self.state.handling = Some(id);
-        self.with_conn(id, |handler, conn| {
-            let msg = Message { head, body, owner, conn: id, deadline: None, now, is_settled };
-            handler.on_message(conn, msg);
-        });
+        let msg = Message { head, body, arrival, asked: None };
+        let cx = Context { state: &mut self.state, sockets: &mut self.sockets };
+        self.handler.on_message(&mut Conn { cx, id }, msg);
         self.state.handling = None;
     }
 
     fn handle_request(
         &mut self,
-        id: ConnId,
         head: &Head<<H::Protocol as Protocol>::Id>,
         body: &[u8],
-        owner: Option<&Bytes>,
-        arrived: Instant,
+        arrival: &Arrival<'_>,
     ) {
+        let id = arrival.conn;
+        self.state.stats.messages_in += 1;
         let now = self.state.now;
         let wait = Duration::from_millis(u64::from(head.millis));
-        let deadline = if head.millis > 0 { arrived.checked_add(wait) } else { None };
+        let deadline = if head.millis > 0 { arrival.at.checked_add(wait) } else { None };
         if let Some((code, text)) = self.refusal(id, deadline) {
             let _ = self.state.send_error(id, head.id, code, text);
             return;
         }
-        let is_settled = Cell::new(false);
-        let settled = &is_settled;
+        let asked = Asked { deadline, now, is_settled: Cell::new(false) };
         self.state.handling = Some(id);
         let is_fine = self.with_conn(id, |handler, conn| {
-            let msg = Message { head, body, owner, conn: id, deadline, now, is_settled: settled };
+            let msg = Message { head, body, arrival, asked: Some(&asked) };
             handler.on_message(conn, msg);
         });
         self.state.handling = None;
-        if is_settled.get() {
+        if asked.is_settled.get() {
             return;
         }
         let (code, text) = if is_fine {
@@ -423,7 +429,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
     }
 
     /// Why a request is not handled.
-    fn refusal(&self, id: ConnId, deadline: Option<Instant>) -> Option<(u32, &'static str)> {
+    fn refusal(&self, id: ConnId, deadline: Option<Moment>) -> Option<(u32, &'static str)> {
         let slot = self.state.get(id)?;
         if slot.phase == Phase::Draining && !slot.link.is_noticed() {
             return Some((error_code::DRAINING, "no new requests are taken"));

@@ -93,7 +93,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             Some(queue) => (queue.messages(), queue.bytes() as u64),
             None => (0, 0),
         };
-        let (calls, listener) = (slot.cut_calls, slot.listener);
+        let (calls, listener) = (u64::from(slot.cut_calls), slot.listener);
         self.state.stats.disconnected += 1;
         self.state.stats.undelivered += unsent_messages;
         let report =

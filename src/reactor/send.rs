@@ -80,6 +80,7 @@ impl<P: Protocol> State<P> {
     }
 
     /// Queues a frame of the given head: an answer, or a cancel.
+    #[inline]
     pub(crate) fn send_frame(
         &mut self,
         id: ConnId,

@@ -3,7 +3,7 @@
 use std::{
     any::Any,
     collections::{BTreeSet, HashMap, VecDeque},
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6},
     sync::{Arc, atomic::AtomicBool},
     time::{Duration, Instant},
 };
@@ -19,6 +19,7 @@ use crate::{
     core::{
         calls::Pending,
         connection::{Connection, Role},
+        moment::Moment,
         rng::Rng,
         timer_wheel::{TimerKey, TimerWheel},
         write_queue::{FRAME_OVERHEAD, QueuePool},
@@ -99,7 +100,7 @@ pub(crate) struct Slot<P: Protocol> {
     pub(crate) is_eof: bool,
     /// Whole frames wait in the connection's own buffer, where a budget or a pause left them, since
     /// they were read.
-    pub(crate) input_since: Option<Instant>,
+    pub(crate) input_since: Option<Moment>,
     /// The application paused reading.
     pub(crate) is_paused: bool,
     /// The write queue went above its high watermark and is not yet below the low one.
@@ -111,21 +112,52 @@ pub(crate) struct Slot<P: Protocol> {
     /// Not dialled again, whatever the policy says.
     pub(crate) is_final: bool,
     /// Calls of ours that ended with this epoch.
-    pub(crate) cut_calls: u64,
+    pub(crate) cut_calls: u32,
     /// Why this epoch ends, once that is known.
     pub(crate) fate: Option<Box<CloseReason>>,
     pub(crate) link: Link<P>,
     pub(crate) profile: Arc<Profile<P>>,
-    pub(crate) peer: SocketAddr,
+    pub(crate) peer: PeerAddr,
     pub(crate) listener: Option<ListenerId>,
     /// The one timer of all deadlines of the connection, and when it fires.
-    pub(crate) watch: Option<(TimerKey, Instant)>,
+    pub(crate) watch: Option<(TimerKey, Moment)>,
     /// What the board was last told.
     pub(crate) published: Published,
+    pub(crate) own: Option<Box<Own>>,
+    pub(crate) dial: Option<Box<Dial<P::Id>>>,
+}
+
+/// What the application keeps with a connection.
+#[derive(Default)]
+pub(crate) struct Own {
     pub(crate) data: Option<Box<dyn Any + Send>>,
     pub(crate) groups: Vec<Arc<str>>,
     pub(crate) timers: Vec<TimerKey>,
-    pub(crate) dial: Option<Box<Dial<P::Id>>>,
+}
+
+/// A peer's address, in half of the room where it is one of IPv4.
+#[derive(Clone, Debug)]
+pub(crate) enum PeerAddr {
+    V4(SocketAddrV4),
+    V6(Box<SocketAddrV6>),
+}
+
+impl PeerAddr {
+    pub(crate) fn get(&self) -> SocketAddr {
+        match self {
+            Self::V4(addr) => SocketAddr::V4(*addr),
+            Self::V6(addr) => SocketAddr::V6(**addr),
+        }
+    }
+}
+
+impl From<SocketAddr> for PeerAddr {
+    fn from(addr: SocketAddr) -> Self {
+        match addr {
+            SocketAddr::V4(addr) => Self::V4(addr),
+            SocketAddr::V6(addr) => Self::V6(Box::new(addr)),
+        }
+    }
 }
 
 /// What a timer is for.
@@ -210,11 +242,15 @@ pub(crate) struct State<P: Protocol> {
     pub(crate) rng: Rng,
     /// The connection of which a message is being handled, and causes what is sent to it meanwhile.
     pub(crate) handling: Option<ConnId>,
+    /// What the clock showed at [`Moment::START`].
+    pub(crate) origin: Instant,
     /// The time of this turn.
-    pub(crate) now: Instant,
+    pub(crate) now: Moment,
     pub(crate) stop: StopPhase,
     pub(crate) stop_alarm: Option<TimerKey>,
     pub(crate) stop_timeout: Duration,
+    /// How long to look for work before sleeping.
+    pub(crate) busy_poll: Duration,
     pub(crate) max_connections: usize,
     /// The type of the handler, for callbacks that name it.
     pub(crate) handler_type: std::any::TypeId,
@@ -248,6 +284,11 @@ impl<P: Protocol> Slot<P> {
     #[inline]
     fn crosses_a_watermark(&mut self) -> bool {
         let config = &self.profile.config;
+        // What the peer caused is no more than all of it; a frame that is half written aside, which
+        // flushing looks at.
+        if self.link.queued_cost() <= config.high_watermark {
+            return false;
+        }
         let is_newly_choked = self.link.update_intake(config);
         is_newly_choked || !self.is_above && self.link.queued_cost() > config.high_watermark
     }
@@ -280,7 +321,7 @@ impl<P: Protocol> Slot<P> {
             (LinkState::Up, config.high_watermark)
         };
         let kept = self.dial.as_ref().map_or(0, |dial| dial.offline.cost());
-        let now = Published { link, capacity, queued: self.link.queued_cost() + kept };
+        let now = Published::new(link, capacity, self.link.queued_cost() + kept);
         if now != self.published {
             board.publish(self.id, self.published, now);
             self.published = now;
@@ -347,13 +388,11 @@ impl<P: Protocol> State<P> {
             fate: None,
             link,
             profile,
-            peer,
+            peer: peer.into(),
             listener: None,
             watch: None,
             published: Published::default(),
-            data: None,
-            groups: Vec::new(),
-            timers: Vec::new(),
+            own: None,
             dial: None,
         });
         self.stats.connections += 1;
@@ -513,7 +552,7 @@ impl<P: Protocol> State<P> {
         slot.phase = phase;
         slot.fate.get_or_insert_with(|| Box::new(reason));
         let by = now.checked_add(slot.profile.config.close_timeout);
-        slot.link.close_by = slot.link.close_by.or(by);
+        slot.link.set_close_by(slot.link.close_by().or(by));
         self.publish(id);
         let Self { slots, pool, .. } = self;
         if phase == Phase::Draining
@@ -549,7 +588,7 @@ impl<P: Protocol> State<P> {
         let Some(slot) = self.get_mut(id) else { return };
         let reason = slot.fate.as_deref().cloned().unwrap_or(CloseReason::Aborted);
         let calls = slot.link.take_calls();
-        slot.cut_calls += calls.len() as u64;
+        slot.cut_calls += u32::try_from(calls.len()).unwrap_or(u32::MAX);
         for pending in calls {
             let fate = self.fate_of(id, &pending);
             let error = match &reason {
@@ -588,15 +627,20 @@ impl<P: Protocol> State<P> {
             return;
         }
         let mut slot = self.slots.remove(id.slot() as usize);
-        for key in slot.timers.drain(..).chain(slot.watch.map(|(key, _)| key)) {
+        if let Some((key, _)) = slot.watch {
             self.wheel.cancel(key);
         }
-        for group in &slot.groups {
-            self.leave_group(id, group);
+        if let Some(own) = slot.own {
+            for key in own.timers {
+                self.wheel.cancel(key);
+            }
+            for group in own.groups {
+                self.leave_group(id, &group);
+            }
         }
         if let Some(listener) = slot.listener {
             let is_counted = slot.profile.config.max_connections_per_peer.is_some();
-            self.release_accepted(listener, slot.peer.ip(), is_counted);
+            self.release_accepted(listener, slot.peer.get().ip(), is_counted);
         }
         if let Some(queue) = slot.link.out.take() {
             self.pool.give(queue);
@@ -608,6 +652,13 @@ impl<P: Protocol> State<P> {
     /// The drain of a listener, if there is one.
     pub(crate) fn drain_mut(&mut self, listener: Option<ListenerId>) -> Option<&mut Drain> {
         self.drains.iter_mut().find(|drain| Some(drain.listener) == listener)
+    }
+
+    /// A timer of the application's for this connection is no longer armed.
+    pub(crate) fn forget_timer(&mut self, id: ConnId, key: TimerKey) {
+        if let Some(own) = self.get_mut(id).and_then(|slot| slot.own.as_mut()) {
+            own.timers.retain(|other| *other != key);
+        }
     }
 
     /// Takes a connection out of a group.
@@ -644,5 +695,28 @@ impl<P: Protocol> State<P> {
             || self.drains.iter().any(|drain| drain.left == 0)
             || self.listeners.iter().any(|listener| listener.is_ready)
             || self.wheel.has_due()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{Native, Qtk3, Tcpstream};
+
+    /// An idle connection is little more than its slot.
+    #[test]
+    fn slot_stays_small() {
+        assert!(size_of::<Slot<Native>>() <= 256, "{}", size_of::<Slot<Native>>());
+        assert!(size_of::<Slot<Tcpstream>>() <= 256);
+        assert!(size_of::<Slot<Qtk3>>() <= 256);
+        assert!(size_of::<Alarm>() <= 24);
+    }
+
+    #[test]
+    fn peers_address_comes_back() {
+        for addr in ["1.2.3.4:5", "[fe80::1%7]:8"] {
+            let addr: SocketAddr = addr.parse().unwrap();
+            assert_eq!(PeerAddr::from(addr).get(), addr);
+        }
     }
 }

@@ -65,7 +65,11 @@ impl From<Token> for Named {
     fn from(token: Token) -> Self {
         let id = ConnId::from_u64(token.0);
         // No connection has generation 0.
-        if id.generation() == 0 { Self::Listener(ListenerId(id.slot())) } else { Self::Conn(id) }
+        if id.generation() == 0 {
+            Self::Listener(ListenerId::new(id.slot()))
+        } else {
+            Self::Conn(id)
+        }
     }
 }
 
@@ -74,7 +78,7 @@ const fn conn_token(id: ConnId) -> Token {
 }
 
 fn listener_token(id: ListenerId) -> Token {
-    Token(u64::from(id.0))
+    Token(u64::from(id.number()))
 }
 
 impl<N: Net> SocketTable<N> {

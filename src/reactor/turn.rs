@@ -5,7 +5,7 @@
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::{
@@ -16,8 +16,8 @@ use super::{
     sockets::{Named, SocketTable},
 };
 use crate::{
-    CloseReason, Conn, ConnId, Context, Error, Handler, Incident, TimerId, error::NetworkError,
-    handler::Timer,
+    CloseReason, Conn, ConnId, Context, Error, Handler, Incident, TimerId, core::moment::Moment,
+    error::NetworkError, handler::Timer,
 };
 
 /// Timers that run in one turn. A million at the same tick must not keep the sockets waiting.
@@ -52,13 +52,16 @@ impl<H: Handler, N: Net> Engine<H, N> {
         if !self.has_started {
             self.start();
         }
-        // 1. How long to wait: not at all if work is left over, else until the next deadline.
-        let timeout = self.timeout(max_wait);
-        // 2. Wait for readiness.
         self.events.clear();
-        let polled = self.sockets.net.poll(&mut self.events, timeout);
-        self.state.shared.mailbox.wake_up();
-        polled?;
+        if !self.spin(max_wait)? {
+            // 1. How long to wait: not at all if work is left over, else until the next deadline.
+            let timeout =
+                self.timeout(max_wait.map(|wait| wait.saturating_sub(self.state.busy_poll)));
+            // 2. Wait for readiness.
+            let polled = self.sockets.net.poll(&mut self.events, timeout);
+            self.state.shared.mailbox.wake_up();
+            polled?;
+        }
         // 3. Read the clock, once.
         self.state.now = self.sockets.net.now();
         // 4. What other threads ask for.
@@ -102,6 +105,29 @@ impl<H: Handler, N: Net> Engine<H, N> {
         wait
     }
 
+    /// Looks for work without sleeping, for as long as the setting allows. Whether there is some, and
+    /// its events are there.
+    fn spin(&mut self, max_wait: Option<Duration>) -> Result<bool, Error> {
+        let limit = self.state.busy_poll.min(max_wait.unwrap_or(Duration::MAX));
+        if limit.is_zero() || self.has_work() {
+            return Ok(false);
+        }
+        let net = &mut self.sockets.net;
+        let until = net.now() + limit;
+        let until = self.state.wheel.next_wake().map_or(until, |due| due.min(until));
+        loop {
+            net.poll(&mut self.events, Some(Duration::ZERO))?;
+            if !self.events.is_empty() || self.state.shared.mailbox.has_post() {
+                return Ok(true);
+            }
+            if net.now() >= until {
+                return Ok(false);
+            }
+            // Whoever has something else to do on this core comes first; perhaps it is the peer.
+            std::thread::yield_now();
+        }
+    }
+
     /// The caller may wait elsewhere until the next turn: posts must wake the poll from now on.
     pub(crate) fn rest(&self) {
         if !self.has_work() && !self.state.shared.mailbox.fall_asleep() {
@@ -114,7 +140,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
     }
 
     /// When the next turn has something to do without an event.
-    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+    pub(crate) fn next_deadline(&self) -> Option<Moment> {
         if self.has_work() || !self.has_started {
             return Some(self.state.now);
         }
@@ -169,7 +195,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             Ok(None) => {}
             Ok(Some(peer)) => {
                 if let Some(slot) = self.state.get_mut(id) {
-                    slot.peer = peer;
+                    slot.peer = peer.into();
                 }
                 self.state.dial_succeeded(id);
                 self.state.stats.dialled += 1;
@@ -231,8 +257,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 Alarm::Watch(id) => self.on_watch(id),
                 Alarm::Call(id, number) => self.state.give_up(id, number, true),
                 Alarm::User { token, conn } => {
-                    if let Some(slot) = conn.and_then(|id| self.state.get_mut(id)) {
-                        slot.timers.retain(|other| *other != key);
+                    if let Some(conn) = conn {
+                        self.state.forget_timer(conn, key);
                     }
                     let timer = Timer { id: TimerId(key), token, conn };
                     self.with_context("on_timer", |handler, cx| handler.on_timer(cx, timer));
@@ -254,7 +280,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         if slot.phase < Phase::Open {
             return;
         }
-        if slot.link.close_by.is_some_and(|by| *now >= by) {
+        if slot.link.close_by().is_some_and(|by| *now >= by) {
             self.state.doom(id, CloseReason::Closed);
             return;
         }
@@ -268,7 +294,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             }
             Some(reason) => self.state.close(id, Phase::Closing, reason),
             None => {
-                if slot.link.has_output() || slot.link.close_by.is_some() {
+                if slot.link.has_output() || slot.link.close_by().is_some() {
                     self.state.mark_dirty(id);
                 }
                 self.state.resume_choked(id);
@@ -297,13 +323,19 @@ impl<H: Handler, N: Net> Engine<H, N> {
         match catch_unwind(AssertUnwindSafe(|| callback(handler, &mut conn))) {
             Ok(()) => true,
             Err(panic) => {
-                let text = panic_text(&*panic);
-                log::error!("a callback of connection {id} panicked: {text}");
-                self.state.stats.panics += 1;
-                self.state.close(id, Phase::Closing, CloseReason::Panicked(text));
+                self.handle_panic(id, &*panic);
                 false
             }
         }
+    }
+
+    /// A callback of a connection panicked.
+    #[cold]
+    pub(super) fn handle_panic(&mut self, id: ConnId, panic: &(dyn Any + Send)) {
+        let text = panic_text(panic);
+        log::error!("a callback of connection {id} panicked: {text}");
+        self.state.stats.panics += 1;
+        self.state.close(id, Phase::Closing, CloseReason::Panicked(text));
     }
 
     /// Runs a callback that is for no connection.
@@ -382,7 +414,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 "{:?} could be written and is in no list",
                 slot.id
             );
-            timers += usize::from(slot.watch.is_some()) + slot.timers.len();
+            timers += usize::from(slot.watch.is_some())
+                + slot.own.as_ref().map_or(0, |own| own.timers.len());
             calls += slot.link.calls_in_flight();
             assert!(shared.board.is_open(slot.id) == (slot.is_up() || slot.is_down()));
         }

@@ -10,23 +10,17 @@ const MICRO: Duration = Duration::from_micros(1);
 const SECOND: Duration = Duration::from_secs(1);
 const YEAR: Duration = Duration::from_hours(365 * 24);
 
-#[expect(clippy::disallowed_methods, reason = "any instant will do")]
-fn start() -> Instant {
-    Instant::now()
-}
-
-fn wheel<T>() -> (TimerWheel<T>, Instant) {
-    let start = start();
-    (TimerWheel::new(start), start)
+fn wheel<T>() -> (TimerWheel<T>, Moment) {
+    (TimerWheel::new(), Moment::START)
 }
 
 /// The instant at which a tick begins.
-fn at(start: Instant, tick: u64) -> Instant {
+fn at(start: Moment, tick: u64) -> Moment {
     start + Duration::from_millis(tick)
 }
 
 /// Advances and pops all that is due.
-fn fire<T>(wheel: &mut TimerWheel<T>, now: Instant) -> Vec<T> {
+fn fire<T>(wheel: &mut TimerWheel<T>, now: Moment) -> Vec<T> {
     wheel.advance(now);
     wheel.check();
     pop_all(wheel)
@@ -230,7 +224,7 @@ fn deadline_beyond_all_ticks_is_kept() {
     let far = (0..64).rev().find_map(|bit| start.checked_add(Duration::from_secs(1 << bit)));
     let key = wheel.insert(far.unwrap(), ());
     assert!(wheel.next_wake().unwrap() <= start + 3 * YEAR);
-    assert!(fire(&mut wheel, start + 1_000 * YEAR).is_empty());
+    assert!(fire(&mut wheel, start + 500 * YEAR).is_empty());
     assert_eq!(wheel.cancel(key), Some(()));
 }
 
@@ -357,7 +351,7 @@ fn overhead_is_24_bytes_an_entry() {
 
 /// What the wheel must do, done by sorting.
 struct Model {
-    start: Instant,
+    start: Moment,
     elapsed: u64,
     /// By tick and insertion; the value is the timer's number, which is its insertion too.
     armed: BTreeMap<(u64, usize), usize>,
@@ -365,7 +359,7 @@ struct Model {
 }
 
 impl Model {
-    fn insert(&mut self, deadline: Instant, number: usize) {
+    fn insert(&mut self, deadline: Moment, number: usize) {
         let nanos = deadline.saturating_duration_since(self.start).as_nanos();
         let tick = u64::try_from(nanos.div_ceil(1_000_000)).unwrap();
         self.armed.insert((tick.max(self.elapsed), number), number);
@@ -381,7 +375,7 @@ impl Model {
         None
     }
 
-    fn advance(&mut self, now: Instant) {
+    fn advance(&mut self, now: Moment) {
         let nanos = now.saturating_duration_since(self.start).as_nanos();
         self.elapsed = self.elapsed.max(u64::try_from(nanos / 1_000_000).unwrap());
         let later = self.armed.split_off(&(self.elapsed + 1, 0));
@@ -441,7 +435,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-fn shifted(now: Instant, micros: i64) -> Instant {
+fn shifted(now: Moment, micros: i64) -> Moment {
     let by = Duration::from_micros(micros.unsigned_abs());
     if micros < 0 { now.checked_sub(by).unwrap_or(now) } else { now + by }
 }
@@ -453,7 +447,7 @@ proptest! {
         let (armed, due) = (BTreeMap::new(), BTreeMap::new());
         let mut model = Model { start, elapsed: 0, armed, due };
         let mut now = start;
-        let mut timers: Vec<(TimerKey, Instant)> = Vec::new();
+        let mut timers: Vec<(TimerKey, Moment)> = Vec::new();
         for step in steps {
             match step {
                 Step::Insert(_) | Step::InsertSame(_) => {
@@ -492,7 +486,7 @@ proptest! {
             prop_assert_eq!(wheel.len(), model.armed.len() + model.due.len());
             prop_assert_eq!(wheel.is_empty(), model.armed.is_empty() && model.due.is_empty());
             prop_assert_eq!(wheel.has_due(), !model.due.is_empty());
-            let wake = wheel.next_wake().map(|wake| wake.duration_since(start).as_millis());
+            let wake = wheel.next_wake().map(|wake| wake.saturating_duration_since(start).as_millis());
             let wake = wake.map(|ticks| u64::try_from(ticks).unwrap());
             let bounds = model.next_wake();
             prop_assert!(

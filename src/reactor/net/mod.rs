@@ -16,6 +16,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::core::moment::Moment;
+
 /// What the reactor asks of the system.
 ///
 /// Nothing here blocks but [`poll`](Self::poll). `WouldBlock` and `Interrupted` mean what they mean
@@ -27,8 +29,11 @@ pub(crate) trait Net {
     /// A listening socket.
     type Listener;
 
+    /// What the clock showed at [`Moment::START`].
+    fn origin(&self) -> Instant;
+
     /// The time. Read once a turn.
-    fn now(&mut self) -> Instant;
+    fn now(&mut self) -> Moment;
 
     /// Random bits that nobody can foresee, or the same ones every time where the run is seeded.
     fn seed(&mut self) -> u64;

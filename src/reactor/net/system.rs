@@ -14,6 +14,7 @@ use mio::{Events, Interest, Poll, net::TcpStream};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::{Answer, Event, ListenOptions, Net, StreamOptions, Token, Wake};
+use crate::core::moment::Moment;
 
 /// What mio's waker is registered under; no connection or listener has it.
 const WAKER: mio::Token = mio::Token(usize::MAX);
@@ -30,6 +31,7 @@ pub(crate) struct System {
     /// Held for as long as the poll: a wake is delivered only while the waker lives.
     waker: Arc<SystemWaker>,
     resolver: Resolver,
+    origin: Instant,
 }
 
 #[derive(Debug)]
@@ -53,6 +55,7 @@ impl System {
             capacity: EVENTS,
             waker,
             resolver: Resolver::default(),
+            origin: clock(),
         })
     }
 
@@ -75,6 +78,11 @@ impl System {
     }
 }
 
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
+fn clock() -> Instant {
+    Instant::now()
+}
+
 /// A listening socket, and what it gives to the streams that it accepts.
 #[derive(Debug)]
 pub(crate) struct Listener {
@@ -89,9 +97,12 @@ impl Net for System {
     type Stream = TcpStream;
     type Listener = Listener;
 
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
-    fn now(&mut self) -> Instant {
-        Instant::now()
+    fn origin(&self) -> Instant {
+        self.origin
+    }
+
+    fn now(&mut self) -> Moment {
+        Moment::new(self.origin, clock())
     }
 
     fn seed(&mut self) -> u64 {

@@ -1,9 +1,10 @@
 //! Several reactors on one simulated network, run turn by turn in virtual time.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::{
     Handle, Handler, ReactorBuilder,
+    core::moment::Moment,
     reactor::{
         net::sim::{HostId, SimNet, SimWorld},
         turn::Engine,
@@ -54,7 +55,7 @@ impl<H: Handler> Fleet<H> {
 
     /// Runs everything that is due, then jumps to what is due next, or to `end`. False if nothing is
     /// due before that.
-    fn step(&mut self, end: Instant) -> bool {
+    fn step(&mut self, end: Moment) -> bool {
         for node in &mut self.nodes {
             if !node.engine.is_stopped() {
                 node.engine.turn(Some(Duration::ZERO)).expect("the simulated poll does not fail");
@@ -81,7 +82,7 @@ impl<H: Handler> Fleet<H> {
         }
     }
 
-    fn next(&self) -> Option<Instant> {
+    fn next(&self) -> Option<Moment> {
         let running = self.nodes.iter().filter(|node| !node.engine.is_stopped());
         let deadlines = running.filter_map(|node| node.engine.next_deadline());
         let posts = self.nodes.iter().any(|node| node.engine.has_post());

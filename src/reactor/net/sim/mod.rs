@@ -38,6 +38,7 @@ use std::{
 
 use self::{connection::EndId, trace::Op};
 use super::{Answer, Event, ListenOptions, Net, StreamOptions, Token, Wake};
+use crate::core::moment::Moment;
 
 pub(crate) use self::{
     connection::Flow,
@@ -99,7 +100,11 @@ impl Net for SimNet {
     type Stream = SimStream;
     type Listener = SimListener;
 
-    fn now(&mut self) -> Instant {
+    fn origin(&self) -> Instant {
+        self.world.origin()
+    }
+
+    fn now(&mut self) -> Moment {
         self.world.now()
     }
 

@@ -15,9 +15,10 @@ use super::{
     connection::{Connection, End, EndId, Link, Nanos},
     trace::{Entry, Op, Trace},
 };
+use crate::core::moment::Moment;
 
 pub(super) struct State {
-    pub(super) base: Instant,
+    pub(super) origin: Instant,
     pub(super) now: Nanos,
     pub(super) rng: SimRng,
     pub(super) faults: Faults,
@@ -158,9 +159,9 @@ pub(super) const WRITE: u8 = 2;
 pub(super) const END: u8 = 4;
 
 impl State {
-    pub(super) fn new(base: Instant, rng: SimRng, faults: Faults) -> Self {
+    pub(super) fn new(origin: Instant, rng: SimRng, faults: Faults) -> Self {
         Self {
-            base,
+            origin,
             now: 0,
             rng,
             faults,
@@ -182,12 +183,8 @@ impl State {
         }
     }
 
-    pub(super) fn instant(&self) -> Instant {
-        self.base + Duration::from_nanos(self.now)
-    }
-
-    pub(super) fn nanos(&self, instant: Instant) -> Nanos {
-        nanos(instant.saturating_duration_since(self.base))
+    pub(super) fn instant(&self) -> Moment {
+        Moment::START + Duration::from_nanos(self.now)
     }
 
     pub(super) fn end(&mut self, id: EndId) -> &mut End {

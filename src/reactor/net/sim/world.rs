@@ -15,6 +15,7 @@ use super::{
     state::{State, nanos},
     trace::Op,
 };
+use crate::core::moment::Moment;
 
 /// Several hosts, the network between them, and the time; clones are the same world.
 ///
@@ -127,8 +128,13 @@ impl SimWorld {
 
     // ---- Time.
 
+    /// What a clock showed when the world began.
+    pub(super) fn origin(&self) -> Instant {
+        self.state.borrow().origin
+    }
+
     /// The time.
-    pub(crate) fn now(&self) -> Instant {
+    pub(crate) fn now(&self) -> Moment {
         self.state.borrow().instant()
     }
 
@@ -139,14 +145,14 @@ impl SimWorld {
 
     /// When something may happen next, sockets and names being all that is looked at. Now, if a
     /// host has events or a wake to hear of; `None` if nothing ever happens again.
-    pub(crate) fn next_event(&self) -> Option<Instant> {
+    pub(crate) fn next_event(&self) -> Option<Moment> {
         let state = self.state.borrow();
-        state.next().map(|at| state.base + Duration::from_nanos(at))
+        state.next().map(|at| Moment::START + Duration::from_nanos(at))
     }
 
     /// Moves the time on, never back, and lets happen what is due meanwhile, in order.
-    pub(crate) fn advance_to(&self, instant: Instant) {
-        let until = self.state.borrow().nanos(instant);
+    pub(crate) fn advance_to(&self, moment: Moment) {
+        let until = moment.as_nanos();
         loop {
             // Bound first, so that the callback finds the world free.
             let answered = self.state().run(until);
