@@ -134,6 +134,9 @@ struct Args {
     delay: Duration,
     #[command(flatten)]
     liveness: Liveness,
+    /// Look for work for so long before sleeping: answers sooner, and keeps a core busy
+    #[arg(long, value_name = "SECS", default_value = "0", value_parser = seconds::seconds)]
+    busy_poll: Duration,
     /// No built-in client, and no statistics
     #[arg(long)]
     quiet: bool,
@@ -154,7 +157,10 @@ fn serve(args: &Args) -> anyhow::Result<()> {
     let mut config = args.liveness.config();
     config.max_body(args.max_body);
     let echo = Echo { is_quiet: args.quiet, delay: args.delay, ..Echo::default() };
-    let mut reactor = ReactorBuilder::new(args.protocol).config(config.clone()).build(echo)?;
+    let mut reactor = ReactorBuilder::new(args.protocol)
+        .config(config.clone())
+        .busy_poll(args.busy_poll)
+        .build(echo)?;
     let (_, addr) = reactor
         .listen(&*args.listen)
         .with_context(|| format!("can't listen on {}", args.listen))?;

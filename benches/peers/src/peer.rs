@@ -103,6 +103,13 @@ pub fn all() -> Vec<Peer> {
                 "longhaul on `native`, with heartbeats",
             )
         },
+        peer(
+            "longhaul_spin",
+            "longhaul",
+            &["--busy-poll", "100"],
+            ECHO,
+            "longhaul on `tcpstream`, which looks for work for 100 µs before it sleeps",
+        ),
         peer("tokio_client", "floor", &[], client, "a tokio client, one-shots and a writer task"),
     ]
 }

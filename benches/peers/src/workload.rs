@@ -32,8 +32,9 @@ pub enum On {
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
-pub const WORKLOADS: [Workload; 12] = [
+pub const WORKLOADS: [Workload; 13] = [
     echo("one", "1 connection, depth 1, 64 B, both ends on one core", 1, 1, 64, On::OneCore),
+    echo("ping", "1 connection, depth 1, 64 B, each end on a core", 1, 1, 64, On::TwoCores),
     echo("many", "64 connections, depth 1, 64 B", 64, 1, 64, On::TwoCores),
     echo("crowd", "5 000 connections, depth 1, 64 B", 5_000, 1, 64, On::TwoCores),
     echo("deep", "16 connections, depth 64, 64 B", 16, 64, 64, On::TwoCores),

@@ -1,6 +1,6 @@
 //! longhaul with its default settings: a handler that replies with the message itself.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use clap::{Parser, ValueEnum};
 use longhaul::{
@@ -21,6 +21,9 @@ struct Args {
     /// Send every message to all other connections instead of back
     #[arg(long)]
     broadcast: bool,
+    /// Look for work for so long before sleeping
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
+    busy_poll: u64,
     #[command(flatten)]
     idle: Idle,
 }
@@ -46,7 +49,9 @@ fn serve<H: Handler>(args: &Args, protocol: H::Protocol, handler: H) -> anyhow::
     if let Some(timeout) = args.idle.timeout() {
         config.idle_timeout(timeout);
     }
-    let mut reactor = ReactorBuilder::new(protocol).config(config).build(handler)?;
+    let busy_poll = Duration::from_micros(args.busy_poll);
+    let builder = ReactorBuilder::new(protocol).config(config).busy_poll(busy_poll);
+    let mut reactor = builder.build(handler)?;
     let (_, addr) = reactor.listen(args.listen)?;
     announce(addr)?;
     reactor.run()?;
