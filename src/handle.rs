@@ -6,8 +6,12 @@ use std::{
     fmt, io,
     net::{SocketAddr, ToSocketAddrs},
     pin::Pin,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::{Context as TaskContext, Poll},
+    thread,
     time::Duration,
 };
 
@@ -17,7 +21,7 @@ use crate::{
     Audience, Body, CallError, CallId, CloseReason, Config, ConnId, Context, Error, Handler,
     ListenerId, SendError, Stats, Target,
     board::Board,
-    call_cell::CallCell,
+    call_cell::{CallCell, Outcome},
     core::write_queue::FRAME_OVERHEAD,
     error::Fate,
     mailbox::{Mailbox, Refused},
@@ -35,7 +39,13 @@ pub(crate) struct Shared<P: Protocol> {
     pub(crate) mailbox: Mailbox<Command<P>>,
     pub(crate) board: Board,
     pub(crate) stats: SharedStats,
+    /// Threads that are blocked until a call has ended.
+    blocked: AtomicUsize,
 }
+
+/// How often a thread that is alone with its call looks for the reply before it sleeps, yielding in
+/// between. Enough for a reply that comes within some 10 µs; to sleep and to be woken takes longer.
+const LOOKS: u32 = 32;
 
 /// What a post costs beside its body, as charged to the mailbox and to the connection.
 const POST_OVERHEAD: usize = FRAME_OVERHEAD;
@@ -63,7 +73,25 @@ impl<P: Protocol> Shared<P> {
             mailbox: Mailbox::new(waker, max_commands, max_bytes),
             board: Board::new(),
             stats: SharedStats::default(),
+            blocked: AtomicUsize::new(0),
         }
+    }
+
+    /// Blocks the thread until the call has ended.
+    fn wait(&self, cell: &CallCell) -> Outcome {
+        // Many that yield would only pass the core around among themselves, and not to the loop.
+        let is_alone = self.blocked.fetch_add(1, Ordering::Relaxed) == 0;
+        if is_alone {
+            for _ in 0..LOOKS {
+                if !cell.is_waited_for() {
+                    break;
+                }
+                thread::yield_now();
+            }
+        }
+        let outcome = cell.wait();
+        self.blocked.fetch_sub(1, Ordering::Relaxed);
+        outcome
     }
 
     pub(crate) fn post(&self, command: Command<P>, bytes: usize) -> Result<(), SendError> {
@@ -238,7 +266,8 @@ impl<P: Protocol> Handle<P> {
         if self.is_on_loop() {
             return Err(CallError::OnLoopThread);
         }
-        self.post_call(conn, body, timeout)?.wait()
+        let cell = self.post_call(conn, body, timeout)?;
+        self.shared.wait(&cell)
     }
 
     /// Calls a peer; the future ends with the reply. Any executor will do. Dropping it cancels the
@@ -523,7 +552,7 @@ impl<P: Protocol> PendingCall<P> {
             return Err(CallError::OnLoopThread);
         }
         match std::mem::replace(&mut self.state, Err(None)) {
-            Ok(cell) => cell.wait().map(|(_, body)| body),
+            Ok(cell) => self.shared.wait(&cell).map(|(_, body)| body),
             Err(error) => Err(error.unwrap_or(CallError::Cancelled { fate: Fate::NotSent })),
         }
     }
