@@ -6,11 +6,15 @@
 //!    └──────────────────────── dropped by the waiter ──────────────────────▶ Over
 //! ```
 
-use std::task::{Context, Poll, Waker};
+use std::{
+    sync::Arc,
+    task::{Context, Poll, Waker},
+};
 
 use bytes::Bytes;
 
 use crate::{
+    bell::Bell,
     error::CallError,
     sync::{self, Mutex, lock},
 };
@@ -37,6 +41,8 @@ enum Sleeper {
     Nobody,
     Thread(sync::Thread),
     Task(Waker),
+    /// A thread that waits with others.
+    Bell(Arc<Bell>),
 }
 
 impl CallCell {
@@ -76,6 +82,7 @@ impl CallCell {
                 Sleeper::Nobody => {}
                 Sleeper::Thread(thread) => thread.unpark(),
                 Sleeper::Task(waker) => waker.wake(),
+                Sleeper::Bell(bell) => bell.mark(),
             }
         }
     }
@@ -88,7 +95,7 @@ impl CallCell {
             let mut state = lock(&self.state);
             let before = match &mut *state {
                 State::Waiting { sleeper: Sleeper::Thread(_), .. } => None,
-                // Perhaps the task that polled it before.
+                // Perhaps the task that polled it before, or the bell that was rung in vain.
                 State::Waiting { sleeper, .. } => {
                     Some(std::mem::replace(sleeper, Sleeper::Thread(sync::current())))
                 }
@@ -98,6 +105,26 @@ impl CallCell {
             drop(before);
             sync::park();
         }
+    }
+
+    /// The end, if it is there; else the bell is rung when it is.
+    pub(crate) fn listen(&self, bell: &Arc<Bell>) -> Option<Outcome> {
+        let mut state = lock(&self.state);
+        let before = match &mut *state {
+            State::Waiting { sleeper, .. } => {
+                std::mem::replace(sleeper, Sleeper::Bell(bell.clone()))
+            }
+            _ => return Some(take(&mut state)),
+        };
+        drop(state);
+        drop(before);
+        None
+    }
+
+    /// Whether a thread waits for the end at a bell.
+    #[cfg(all(test, not(model)))]
+    pub(crate) fn is_listened_for(&self) -> bool {
+        matches!(&*lock(&self.state), State::Waiting { sleeper: Sleeper::Bell(_), .. })
     }
 
     /// The end, if it is there; else the task is roused when it is.

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use crate::{
     Audience, Body, CallError, CallId, CloseReason, Config, ConnId, Context, Error, Handler,
     ListenerId, SendError, Stats, Target,
+    bell::Bell,
     board::Board,
     call_cell::{CallCell, Outcome},
     core::write_queue::FRAME_OVERHEAD,
@@ -41,6 +42,8 @@ pub(crate) struct Shared<P: Protocol> {
     pub(crate) stats: SharedStats,
     /// Threads that are blocked until a call has ended.
     blocked: AtomicUsize,
+    /// Where they wait, if they are many.
+    pub(crate) bell: Arc<Bell>,
 }
 
 /// How often a thread that is alone with its call looks for the reply before it sleeps, yielding in
@@ -74,6 +77,7 @@ impl<P: Protocol> Shared<P> {
             board: Board::new(),
             stats: SharedStats::default(),
             blocked: AtomicUsize::new(0),
+            bell: Arc::new(Bell::new()),
         }
     }
 
@@ -89,7 +93,8 @@ impl<P: Protocol> Shared<P> {
                 thread::yield_now();
             }
         }
-        let outcome = cell.wait();
+        let outcome = if is_alone { None } else { self.bell.wait(cell) };
+        let outcome = outcome.unwrap_or_else(|| cell.wait());
         self.blocked.fetch_sub(1, Ordering::Relaxed);
         outcome
     }

@@ -32,6 +32,7 @@
 //! Above, what touches the system: [`Reactor`] and its loop, [`Handle`] and its mailbox. Below,
 //! what only decides: `core`, driven by bytes and the time. `docs/design.md` walks through it.
 
+mod bell;
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub mod bench;

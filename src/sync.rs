@@ -3,7 +3,7 @@
 #[cfg(model)]
 pub(crate) use loom::{
     sync::{
-        Mutex,
+        Condvar, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{Thread, current, park},
@@ -11,7 +11,7 @@ pub(crate) use loom::{
 #[cfg(not(model))]
 pub(crate) use std::{
     sync::{
-        Mutex,
+        Condvar, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{Thread, current, park},
@@ -20,6 +20,11 @@ pub(crate) use std::{
 /// Locks, also after a panic elsewhere: what our locks guard is whole after every statement.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// Waits, and locks again.
+pub(crate) fn wait<'a, T>(condvar: &Condvar, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
+    condvar.wait(guard).unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 #[cfg(model)]

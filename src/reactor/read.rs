@@ -85,6 +85,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             } else {
                 self.read(id);
                 self.flush_early(id);
+                self.state.shared.bell.ring();
             }
         }
     }

@@ -78,6 +78,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         // 8. Connections that ended.
         self.reap_all();
         self.finish_stop();
+        self.state.shared.bell.ring();
         self.state.stats.turns += 1;
         self.state.shared.stats.publish(&self.state.stats);
         Ok(())
@@ -446,6 +447,7 @@ impl<H: Handler, N: Net> Drop for Engine<H, N> {
             self.state.end_calls(id);
             self.state.discard(id);
         }
+        self.state.shared.bell.ring();
         // Callbacks that would need the handler are dropped: it can't be called any more.
         self.state.ended.clear();
         self.sockets.close_all();
