@@ -346,7 +346,7 @@ impl<P: Protocol> Conn<'_, P> {
             epoch,
             *msg.head,
             msg.asked
-                .and_then(|asked| asked.deadline)
+                .and_then(|asked| asked.deadline.get())
                 .and_then(|at| at.to_instant(self.cx.state.origin)),
             is_cancelled,
         ))

@@ -137,14 +137,20 @@ pub(crate) struct Arrival<'a> {
     pub(crate) at: Moment,
 }
 
-/// A request that is being handled.
+/// The request that is being handled, of those that were read together.
 #[derive(Debug)]
 pub(crate) struct Asked {
     /// When the caller stops waiting.
-    pub(crate) deadline: Option<Moment>,
+    pub(crate) deadline: Cell<Option<Moment>>,
     pub(crate) now: Moment,
     /// Whether it was answered or deferred.
     pub(crate) is_settled: Cell<bool>,
+}
+
+impl Asked {
+    pub(crate) const fn new(now: Moment) -> Self {
+        Self { deadline: Cell::new(None), now, is_settled: Cell::new(false) }
+    }
 }
 
 impl<P: Protocol> Message<'_, P> {
@@ -188,7 +194,7 @@ impl<P: Protocol> Message<'_, P> {
     /// How long the caller will still wait, where it said so.
     pub fn remaining(&self) -> Option<Duration> {
         let asked = self.asked?;
-        Some(asked.deadline?.saturating_duration_since(asked.now))
+        Some(asked.deadline.get()?.saturating_duration_since(asked.now))
     }
 }
 

@@ -296,6 +296,21 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         is_message
     }
 
+    /// A request of the peer's is about to be handled.
+    #[inline]
+    pub(crate) fn begin_request(&mut self, id: P::Id) -> Result<(), DecodeError> {
+        self.counts.messages_in += 1;
+        let is_taken = self.farewell() != Farewell::Final;
+        let talk = self.talk_or_new();
+        if talk.requests.get(&id).is_some() {
+            return Err(DecodeError::DuplicateRequest);
+        }
+        if is_taken {
+            talk.last_request = Some(id);
+        }
+        Ok(())
+    }
+
     /// A whole frame arrived; says where it goes.
     #[inline]
     pub(crate) fn handle_frame(
@@ -311,15 +326,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
                 Ok(Route::Message)
             }
             Kind::Request => {
-                self.counts.messages_in += 1;
-                let is_taken = self.farewell() != Farewell::Final;
-                let talk = self.talk_or_new();
-                if talk.requests.get(&head.id).is_some() {
-                    return Err(DecodeError::DuplicateRequest);
-                }
-                if is_taken {
-                    talk.last_request = Some(head.id);
-                }
+                self.begin_request(head.id)?;
                 Ok(Route::Message)
             }
             Kind::Plain => {

@@ -76,12 +76,13 @@ impl Protocol for Native {
     #[inline]
     fn encode_header(&mut self, head: &Head<u64>, body_len: usize, out: &mut Vec<u8>) {
         let len = u32::try_from(body_len).expect("bounded by largest_body");
+        // Put together in registers: small stores that are read back as large ones stall.
+        let front = u64::from(len) << 32 | u64::from(code_of(head.kind)) << 24;
+        let back = u64::from(head.tag) << 32 | u64::from(head.millis);
         let mut header = [0; HEADER_LEN];
-        header[0..4].copy_from_slice(&len.to_be_bytes());
-        header[4] = code_of(head.kind);
-        header[8..12].copy_from_slice(&head.tag.to_be_bytes());
-        header[12..16].copy_from_slice(&head.millis.to_be_bytes());
-        header[16..24].copy_from_slice(&head.id.to_be_bytes());
+        header[..8].copy_from_slice(&front.to_be_bytes());
+        header[8..16].copy_from_slice(&back.to_be_bytes());
+        header[16..].copy_from_slice(&head.id.to_be_bytes());
         out.extend_from_slice(&header);
     }
 

@@ -409,6 +409,7 @@ impl<P: Protocol> ReactorBuilder<P> {
             stats: Stats::default(),
             rng: Rng::new(seed),
             handling: None,
+            answering: None,
             origin: net.origin(),
             now,
             stop: StopPhase::Running,

@@ -1,7 +1,6 @@
 //! From the socket to the handler: reads within a budget, decodes in place, and calls.
 
 use std::{
-    cell::Cell,
     io,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     time::Duration,
@@ -271,15 +270,22 @@ impl<H: Handler, N: Net> Engine<H, N> {
         budget: &mut Budget,
     ) -> (usize, Stop) {
         let mut consumed = 0;
+        let asked = Asked::new(self.state.now);
         // Around all of them, not around each: a callback that panics is the last of them anyway.
         let handled = catch_unwind(AssertUnwindSafe(|| {
-            self.handle_each_frame(bytes, arrival, budget, &mut consumed)
+            self.handle_each_frame(bytes, arrival, &asked, budget, &mut consumed)
         }));
         let stop = handled.unwrap_or_else(|panic| {
             if self.state.handling.take().is_none() {
                 resume_unwind(panic); // a bug of ours
             }
             self.handle_panic(arrival.conn, &*panic);
+            if let Some(request) = self.state.answering.take()
+                && !asked.is_settled.get()
+            {
+                let (code, text) = (error_code::PANICKED, "the handler panicked");
+                self.state.send_last_error(arrival.conn, request, code, text);
+            }
             Stop::Early
         });
         (consumed, stop)
@@ -289,6 +295,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         &mut self,
         bytes: &[u8],
         arrival: &Arrival<'_>,
+        asked: &Asked,
         budget: &mut Budget,
         consumed: &mut usize,
     ) -> Stop {
@@ -313,6 +320,13 @@ impl<H: Handler, N: Net> Engine<H, N> {
             budget.messages -= 1;
             if slot.link.is_message(&head) {
                 self.handle_push(&head, body, arrival);
+            } else if head.kind == Kind::Request {
+                match slot.link.begin_request(head.id) {
+                    Ok(()) => self.handle_request(&head, body, arrival, asked),
+                    Err(error) => {
+                        self.state.close(id, Phase::Closing, CloseReason::Protocol(error));
+                    }
+                }
             } else {
                 self.handle_frame(&head, body, arrival);
             }
@@ -330,9 +344,6 @@ impl<H: Handler, N: Net> Engine<H, N> {
         let now = self.state.now;
         let slot = &mut self.state.slots[id.slot() as usize];
         match slot.link.handle_frame(head, body, &mut self.state.pool, now) {
-            Ok(Route::Message) if head.kind == Kind::Request => {
-                self.handle_request(head, body, arrival);
-            }
             Ok(Route::Message) => self.handle_push(head, body, arrival),
             Ok(Route::Done) => self.after_control(id, head.kind),
             Ok(Route::Ended(pending, error)) => {
@@ -396,40 +407,40 @@ impl<H: Handler, N: Net> Engine<H, N> {
         self.state.handling = None;
     }
 
+    /// As [`handle_push`](Self::handle_push), of a request: it is answered at any rate.
+    #[inline]
     fn handle_request(
         &mut self,
         head: &Head<<H::Protocol as Protocol>::Id>,
         body: &[u8],
         arrival: &Arrival<'_>,
+        asked: &Asked,
     ) {
         let id = arrival.conn;
         self.state.stats.messages_in += 1;
-        let now = self.state.now;
         let wait = Duration::from_millis(u64::from(head.millis));
         let deadline = if head.millis > 0 { arrival.at.checked_add(wait) } else { None };
         if let Some((code, text)) = self.refusal(id, deadline) {
             let _ = self.state.send_error(id, head.id, code, text);
             return;
         }
-        let asked = Asked { deadline, now, is_settled: Cell::new(false) };
+        asked.deadline.set(deadline);
+        asked.is_settled.set(false);
         self.state.handling = Some(id);
-        let is_fine = self.with_conn(id, |handler, conn| {
-            let msg = Message { head, body, arrival, asked: Some(&asked) };
-            handler.on_message(conn, msg);
-        });
+        self.state.answering = Some(head.id);
+        let msg = Message { head, body, arrival, asked: Some(asked) };
+        let cx = Context { state: &mut self.state, sockets: &mut self.sockets };
+        self.handler.on_message(&mut Conn { cx, id }, msg);
         self.state.handling = None;
-        if asked.is_settled.get() {
-            return;
+        self.state.answering = None;
+        if !asked.is_settled.get() {
+            let (code, text) = (error_code::UNANSWERED, "the handler gave no answer");
+            self.state.send_last_error(id, head.id, code, text);
         }
-        let (code, text) = if is_fine {
-            (error_code::UNANSWERED, "the handler gave no answer")
-        } else {
-            (error_code::PANICKED, "the handler panicked")
-        };
-        self.state.send_last_error(id, head.id, code, text);
     }
 
     /// Why a request is not handled.
+    #[inline]
     fn refusal(&self, id: ConnId, deadline: Option<Moment>) -> Option<(u32, &'static str)> {
         let slot = self.state.get(id)?;
         if slot.phase == Phase::Draining && !slot.link.is_noticed() {

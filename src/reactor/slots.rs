@@ -242,6 +242,8 @@ pub(crate) struct State<P: Protocol> {
     pub(crate) rng: Rng,
     /// The connection of which a message is being handled, and causes what is sent to it meanwhile.
     pub(crate) handling: Option<ConnId>,
+    /// The request that this message is.
+    pub(crate) answering: Option<P::Id>,
     /// What the clock showed at [`Moment::START`].
     pub(crate) origin: Instant,
     /// The time of this turn.
