@@ -214,6 +214,9 @@ impl<T> TimerWheel<T> {
 
     /// Moves the entries of a list to where they belong now.
     fn take_turn(&mut self, list: u32) {
+        if self.lists[list as usize].head == NIL {
+            return;
+        }
         let mut index = mem::replace(&mut self.lists[list as usize], List::EMPTY).head;
         self.occupied[(list / SLOTS) as usize] &= !bit(list);
         while index != NIL {

@@ -118,6 +118,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
     /// Takes what was posted and runs it, in order and within the budget.
     pub(super) fn run_commands(&mut self) {
         if self.backlog.waiting.is_empty() {
+            if !self.state.shared.mailbox.has_post() {
+                return;
+            }
             let mut batch = std::mem::take(&mut self.backlog.batch);
             self.state.shared.mailbox.take(&mut batch);
             self.backlog.waiting.extend(batch.drain(..));

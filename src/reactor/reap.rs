@@ -138,6 +138,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
     }
 
     fn report_undelivered(&mut self) {
+        if self.state.undelivered.is_empty() {
+            return;
+        }
         for (conn, bodies) in std::mem::take(&mut self.state.undelivered) {
             let messages = bodies.len() as u64;
             self.state.handed_back = bodies;
