@@ -61,12 +61,12 @@ pub(crate) struct Connection<P: Protocol, W, D> {
     role: Role,
     /// The peer's hello came, or the protocol has none.
     is_greeted: bool,
+    /// The last request of the peer's that is handled.
+    last_request: Option<P::Id>,
     /// What only a connection that comes to its end has.
     ending: Option<Box<Ending<P::Id>>>,
     heartbeat: Heartbeat,
     intake: Intake,
-    /// When this epoch began.
-    since: Moment,
     /// When the frame that is half received must be whole.
     frame_by: Option<Moment>,
     pub(crate) counts: Counts,
@@ -76,8 +76,6 @@ pub(crate) struct Connection<P: Protocol, W, D> {
 struct Talk<Id, W, D> {
     calls: PendingCalls<Id, W>,
     requests: OpenRequests<Id, D>,
-    /// The last request of the peer's that is handled.
-    last_request: Option<Id>,
     /// Bytes of frames written since there is this; control frames that overtake aside.
     written: u64,
 }
@@ -177,10 +175,10 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             },
             role,
             is_greeted,
+            last_request: None,
             ending: None,
             heartbeat: Heartbeat::new(now),
             intake: Intake::default(),
-            since: now,
             frame_by: None,
             counts: Counts::default(),
         }
@@ -188,7 +186,6 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     /// The epoch begins: queues what a new connection says first.
     pub(crate) fn open(&mut self, config: &Config, pool: &mut QueuePool, now: Moment) {
-        self.since = now;
         self.heartbeat = Heartbeat::new(now);
         if !self.protocol.has_hello() {
             return;
@@ -253,7 +250,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             self.frame_by = now.checked_add(config.frame_timeout);
         }
         if !self.is_greeted {
-            self.since = now;
+            self.heartbeat = Heartbeat::new(now);
         }
     }
 
@@ -300,13 +297,11 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     #[inline]
     pub(crate) fn begin_request(&mut self, id: P::Id) -> Result<(), DecodeError> {
         self.counts.messages_in += 1;
-        let is_taken = self.farewell() != Farewell::Final;
-        let talk = self.talk_or_new();
-        if talk.requests.get(&id).is_some() {
+        if self.talk.as_ref().is_some_and(|talk| talk.requests.get(&id).is_some()) {
             return Err(DecodeError::DuplicateRequest);
         }
-        if is_taken {
-            talk.last_request = Some(id);
+        if self.farewell() != Farewell::Final {
+            self.last_request = Some(id);
         }
         Ok(())
     }
@@ -435,7 +430,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             return;
         }
         self.ending_or_new().farewell = Farewell::Final;
-        let last = self.talk.as_ref().and_then(|talk| talk.last_request);
+        let last = self.last_request;
         if let Some(id) = self.protocol.goaway_id(Goaway::Final { last }) {
             let queue = self.out.get_or_insert_with(|| pool.take());
             self.protocol.encode(&Head::new(Kind::Goaway, id), &[], queue.urgent());
@@ -746,7 +741,6 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             Box::new(Talk {
                 calls: PendingCalls::default(),
                 requests: OpenRequests::default(),
-                last_request: None,
                 written: 0,
             })
         })
@@ -763,8 +757,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
                 _ => by,
             });
         }
-        let hello =
-            if self.is_greeted { None } else { self.since.checked_add(config.hello_timeout) };
+        let hello = self.hello_by(config);
         let since = self.stalled_since();
         [
             hello,
@@ -792,7 +785,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             return None;
         }
         let is_over = |limit: Option<Moment>| limit.is_some_and(|limit| now >= limit);
-        if !self.is_greeted && is_over(self.since.checked_add(config.hello_timeout)) {
+        if is_over(self.hello_by(config)) {
             return Some(CloseReason::HelloTimeout(config.hello_timeout));
         }
         if is_over(self.frame_by) {
@@ -816,6 +809,15 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         }
     }
 
+    /// When the peer's hello must have come, if it has not.
+    fn hello_by(&self, config: &Config) -> Option<Moment> {
+        if self.is_greeted {
+            None
+        } else {
+            self.heartbeat.began().checked_add(config.hello_timeout)
+        }
+    }
+
     /// Our rules, as the settings have them.
     fn own_rules(&self, config: &Config) -> Rules {
         let by = self.protocol.heartbeat();
@@ -834,6 +836,10 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     /// Our rules, faster where the peer would otherwise give us up.
     fn rules(&self, config: &Config) -> Rules {
         let mut rules = self.own_rules(config);
+        if !self.is_greeted {
+            // It has the hello to send, within the time for that.
+            rules.interval = None;
+        }
         let peers = Duration::from_millis(u64::from(self.peer.idle_timeout_ms));
         if !peers.is_zero()
             && let Some(interval) = &mut rules.interval

@@ -55,6 +55,11 @@ impl Heartbeat {
         Self { heard: now, pinged: None, last_ping: now }
     }
 
+    /// When the connection began, if no ping was sent since.
+    pub(crate) const fn began(&self) -> Moment {
+        self.last_ping
+    }
+
     /// Something was received.
     pub(crate) const fn heard(&mut self, now: Moment) {
         self.heard = now;
