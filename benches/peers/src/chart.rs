@@ -1,4 +1,5 @@
-//! Bars: one per peer, as long as the median, with a line from the smallest to the largest value.
+//! Bars: one per peer, as long as the median, with a line from the smallest to the largest value. And
+//! lines over what grows.
 
 use std::path::Path;
 
@@ -67,4 +68,54 @@ fn short(value: f64) -> String {
         value if value >= 1.0 => format!("{value:.2}"),
         value => format!("{value:.3}"),
     }
+}
+
+/// The values of a peer over what grows.
+#[derive(Clone, Debug)]
+pub struct Line {
+    pub name: String,
+    pub points: Vec<(f64, f64)>,
+    pub is_ours: bool,
+}
+
+/// Draws lines over two logarithmic axes.
+pub fn draw_lines(path: &Path, title: &str, unit: &str, lines: &[Line]) -> anyhow::Result<()> {
+    let area = SVGBackend::new(path, (WIDTH, 380)).into_drawing_area();
+    area.fill(&WHITE)?;
+    let all = || lines.iter().flat_map(|line| &line.points);
+    let ends = |values: &mut dyn Iterator<Item = f64>| {
+        values.fold((f64::MAX, f64::MIN_POSITIVE), |(min, max), value| {
+            (min.min(value), max.max(value))
+        })
+    };
+    let across = ends(&mut all().map(|point| point.0));
+    let up = ends(&mut all().map(|point| point.1));
+    let mut chart = ChartBuilder::on(&area)
+        .caption(title, ("sans-serif", 20))
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(70)
+        .build_cartesian_2d(
+            (across.0..across.1).log_scale(),
+            (up.0 / 1.5..up.1 * 1.5).log_scale(),
+        )?;
+    chart.configure_mesh().x_desc(unit).y_desc("server CPU, µs a message").draw()?;
+    for (index, line) in lines.iter().enumerate() {
+        let color = match index {
+            _ if line.is_ours => RGBColor(0x1f, 0x6f, 0xb4),
+            0 => RGBColor(0x6b, 0x72, 0x80),
+            _ => RGBColor(0xd9, 0x8e, 0x2b),
+        };
+        chart
+            .draw_series(LineSeries::new(line.points.iter().copied(), color.stroke_width(2)))?
+            .label(&line.name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], color.stroke_width(2)));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.8))
+        .border_style(RGBColor(0xd0, 0xd5, 0xdc))
+        .draw()?;
+    Ok(area.present()?)
 }

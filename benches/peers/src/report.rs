@@ -128,7 +128,7 @@ pub fn markdown(tables: &[Table], how: &str, charts: &[Option<String>]) -> Strin
 }
 
 /// What it was measured on, and with what.
-fn machine() -> String {
+pub fn machine() -> String {
     let file = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpus = file("/proc/cpuinfo");
     let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
@@ -184,7 +184,7 @@ fn today() -> String {
 }
 
 /// Three digits that count.
-fn number(value: f64) -> String {
+pub fn number(value: f64) -> String {
     let decimals = match value.abs() {
         value if value >= 100.0 || value.fract() == 0.0 => 0,
         value if value >= 10.0 => 1,
