@@ -7,6 +7,7 @@ use bytes::Bytes;
 use crate::{
     core::{
         moment::Moment,
+        spares::Spares,
         timer_wheel::{TimerKey, TimerWheel},
         write_queue::{self, What},
     },
@@ -90,7 +91,7 @@ impl WriteQueue {
             slices[..count].iter().map(|slice| slice.len()).sum()
         };
         let written = written.min(most);
-        self.0.advance(written);
+        self.0.advance(written, &mut Spares::default());
         written
     }
 

@@ -24,6 +24,7 @@ use super::{
     moment::Moment,
     read_buffer::{LARGE_FRAME, ReadBuffer},
     requests::OpenRequests,
+    spares::Spares,
     write_queue::{QueuePool, SHARE_BYTES, Unsent, What, WriteQueue, Written},
 };
 use crate::{
@@ -539,9 +540,14 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     /// So many bytes of the queue's slices were written.
     #[inline]
-    pub(crate) fn handle_written(&mut self, count: usize, now: Moment) -> Written {
+    pub(crate) fn handle_written(
+        &mut self,
+        count: usize,
+        spares: &mut Spares,
+        now: Moment,
+    ) -> Written {
         let Some(queue) = &mut self.out else { return Written::default() };
-        let written = queue.advance(count);
+        let written = queue.advance(count, spares);
         if let Some(talk) = &mut self.talk {
             talk.written += written.bytes as u64;
         }

@@ -13,5 +13,6 @@ pub(crate) mod offline;
 pub(crate) mod read_buffer;
 pub(crate) mod requests;
 pub(crate) mod rng;
+pub(crate) mod spares;
 pub(crate) mod timer_wheel;
 pub(crate) mod write_queue;

@@ -13,6 +13,9 @@ pub(crate) const LARGE_FRAME: usize = 64 * 1024;
 /// The least that a large frame's buffer grows by.
 const GROWTH: usize = 4 * 1024;
 
+/// The most that is read at a time into a buffer that was used before.
+const STEP: usize = 256 * 1024;
+
 /// What a connection has received and not yet handled.
 #[derive(Debug, Default)]
 pub(crate) struct ReadBuffer(Option<Box<Kept>>);
@@ -34,21 +37,25 @@ const ENDLESS: usize = usize::MAX;
 impl ReadBuffer {
     /// Keeps what is left of a read, to be put in front of the next one.
     pub(crate) fn keep(&mut self, rest: &[u8]) {
-        self.keep_large(rest, 0);
+        self.keep_in(Vec::new(), rest, 0);
     }
 
-    /// Keeps the start of a frame of `frame_len` bytes, to be completed here.
-    pub(crate) fn keep_large(&mut self, rest: &[u8], frame_len: usize) {
-        debug_assert!(self.is_empty());
-        if !rest.is_empty() {
-            let kept = Kept { bytes: rest.to_vec(), filled: rest.len(), large: frame_len };
-            self.0 = Some(Box::new(kept));
-        }
+    /// Keeps the start of a frame of `frame_len` bytes, to be completed here, in a buffer that is empty.
+    pub(crate) fn keep_large(&mut self, rest: &[u8], frame_len: usize, buffer: Vec<u8>) {
+        self.keep_in(buffer, rest, frame_len);
     }
 
     /// Keeps the start of a frame that does not say where it ends, to be completed here.
     pub(crate) fn keep_endless(&mut self, rest: &[u8]) {
-        self.keep_large(rest, ENDLESS);
+        self.keep_in(Vec::new(), rest, ENDLESS);
+    }
+
+    fn keep_in(&mut self, mut bytes: Vec<u8>, rest: &[u8], large: usize) {
+        debug_assert!(self.is_empty() && bytes.is_empty());
+        if !rest.is_empty() {
+            bytes.extend_from_slice(rest);
+            self.0 = Some(Box::new(Kept { bytes, filled: rest.len(), large }));
+        }
     }
 
     /// Moves what was kept to the front of the shared buffer, and says how much that is.
@@ -66,7 +73,11 @@ impl ReadBuffer {
         debug_assert!(self.is_large() && !self.is_whole());
         let Some(kept) = &mut self.0 else { return &mut [] };
         if kept.bytes.len() == kept.filled {
-            let grown = kept.filled + kept.filled.max(GROWTH);
+            // What the buffer has already is cleared step by step, so that it is in the cache.
+            let grown = match kept.bytes.capacity() - kept.filled {
+                0 => kept.filled + kept.filled.max(GROWTH),
+                spare => kept.filled + spare.min(STEP),
+            };
             let len = grown.min(kept.large);
             kept.bytes.reserve_exact(len - kept.filled);
             kept.bytes.resize(len, 0);
@@ -156,7 +167,7 @@ mod tests {
     #[test]
     fn declared_length_allocates_nothing() {
         let mut buffer = ReadBuffer::default();
-        buffer.keep_large(&[0; 29], 1 << 30);
+        buffer.keep_large(&[0; 29], 1 << 30, Vec::new());
         assert!(buffer.capacity() < 64);
         buffer.room();
         assert!(buffer.capacity() <= 2 * GROWTH, "{}", buffer.capacity());
@@ -165,7 +176,7 @@ mod tests {
     #[test]
     fn memory_is_at_most_twice_what_arrived() {
         let mut buffer = ReadBuffer::default();
-        buffer.keep_large(&[0; 100], 1 << 22);
+        buffer.keep_large(&[0; 100], 1 << 22, Vec::new());
         for _ in 0..1000 {
             fill(&mut buffer, 4000);
             assert!(buffer.capacity() <= 2 * buffer.len() + GROWTH);
@@ -173,9 +184,22 @@ mod tests {
     }
 
     #[test]
+    fn buffer_that_was_used_before_is_not_grown() {
+        let mut buffer = ReadBuffer::default();
+        let used = Vec::with_capacity(1 << 20);
+        let start = used.as_ptr();
+        buffer.keep_large(b"head", 900_000, used);
+        assert!(buffer.room().len() <= STEP);
+        fill(&mut buffer, 900_000 - 4);
+        assert!(buffer.is_whole());
+        let frame = buffer.take();
+        assert_eq!((frame.as_ptr(), frame.len()), (start, 900_000));
+    }
+
+    #[test]
     fn room_ends_with_the_frame() {
         let mut buffer = ReadBuffer::default();
-        buffer.keep_large(b"head", 10_000);
+        buffer.keep_large(b"head", 10_000, Vec::new());
         fill(&mut buffer, 9_995);
         assert!(!buffer.is_whole());
         assert_eq!(buffer.room().len(), 1);

@@ -16,7 +16,7 @@ use std::{borrow::Cow, collections::VecDeque, io::IoSlice, iter};
 
 use bytes::Bytes;
 
-use super::moment::Moment;
+use super::{moment::Moment, spares::Spares};
 
 /// Bodies from this size on are referred to, not copied. Below it a copy is cheaper than one more
 /// slice of a vectored write and one more count of references.
@@ -270,9 +270,10 @@ impl WriteQueue {
     }
 
     /// The next `count` bytes of what [`slices`](Self::slices) showed were written.
-    pub(crate) fn advance(&mut self, mut count: usize) -> Written {
+    pub(crate) fn advance(&mut self, mut count: usize, spares: &mut Spares) -> Written {
         if count == self.bytes && !self.has_urgent() {
             let written = Written { messages: self.messages(), bytes: count };
+            self.recycle(self.chunks.len(), spares);
             self.empty();
             return written;
         }
@@ -280,7 +281,7 @@ impl WriteQueue {
         if self.has_urgent() && self.front_written > 0 {
             let until_border = self.front_len() - self.front_written;
             let inside = count.min(until_border);
-            self.advance_frames(inside, &mut written);
+            self.advance_frames(inside, &mut written, spares);
             count -= inside;
         }
         if self.has_urgent() {
@@ -292,11 +293,20 @@ impl WriteQueue {
                 self.urgent_offset = 0;
             }
         }
-        self.advance_frames(count, &mut written);
+        self.advance_frames(count, &mut written, spares);
         written
     }
 
-    fn advance_frames(&mut self, count: usize, written: &mut Written) {
+    /// The first `count` chunks were written.
+    fn recycle(&mut self, count: usize, spares: &mut Spares) {
+        for chunk in self.chunks.drain(..count) {
+            if let Chunk::Shared(bytes) = chunk {
+                spares.give(bytes);
+            }
+        }
+    }
+
+    fn advance_frames(&mut self, count: usize, written: &mut Written, spares: &mut Spares) {
         debug_assert!(count <= self.bytes);
         self.bytes -= count;
         self.cost -= count;
@@ -327,6 +337,7 @@ impl WriteQueue {
         self.front_written = front_written;
         self.front_offset += count;
         if self.bytes == 0 {
+            self.recycle(self.chunks.len(), spares);
             self.empty();
             return;
         }
@@ -340,7 +351,7 @@ impl WriteQueue {
                 let tail = chunk.len() - (begun - self.front_head.len());
                 self.front_head.extend_from_slice(&chunk[tail..]);
             }
-            self.chunks.pop_front();
+            self.recycle(1, spares);
         }
     }
 
@@ -517,6 +528,8 @@ impl<'a> Sink<'_, 'a> {
 pub(crate) struct QueuePool {
     #[expect(clippy::vec_box, reason = "a connection holds its queue by pointer, to be small")]
     free: Vec<Box<WriteQueue>>,
+    /// Buffers of large frames, which the bodies that are referred to may have been the last to hold.
+    pub(crate) spares: Spares,
 }
 
 impl QueuePool {
@@ -560,7 +573,7 @@ mod tests {
         let used = queue.slices(&mut slices);
         let mut bytes: Vec<u8> = slices[..used].iter().flat_map(|slice| slice.to_vec()).collect();
         bytes.truncate(count);
-        let written = queue.advance(bytes.len());
+        let written = queue.advance(bytes.len(), &mut Spares::default());
         queue.check();
         (bytes, written)
     }

@@ -72,7 +72,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
 
     /// One system call.
     fn write(&mut self, id: ConnId) -> io::Result<usize> {
-        let State { slots, stats, now, .. } = &mut self.state;
+        let State { slots, stats, pool, now, .. } = &mut self.state;
         let slot = &mut slots[id.slot() as usize];
         let Some(queue) = &slot.link.out else { return Ok(0) };
         stats.writes += 1;
@@ -87,7 +87,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             // Not progress, and a loop that took it for that would spin.
             Ok(0) => Err(io::ErrorKind::WriteZero.into()),
             Ok(count) => {
-                let written = slot.link.handle_written(count, *now);
+                let written = slot.link.handle_written(count, &mut pool.spares, *now);
                 stats.messages_out += written.messages;
                 stats.bytes_out += count as u64;
                 Ok(count)

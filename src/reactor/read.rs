@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     net::{Net, SHORT_READ_DRAINS},
-    slots::{Phase, Waiter},
+    slots::{Phase, State, Waiter},
     turn::Engine,
 };
 use crate::{
@@ -177,6 +177,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             let frame = slot.link.read.take();
             let arrival = Arrival { conn: id, owner: Some(&frame), at: self.state.now };
             self.handle_bytes(&frame, &arrival, budget);
+            self.state.pool.spares.give(frame);
         }
         found
     }
@@ -232,14 +233,16 @@ impl<H: Handler, N: Net> Engine<H, N> {
         let id = arrival.conn;
         let (consumed, stop) = self.handle_frames(bytes, arrival, budget);
         let rest = &bytes[consumed..];
-        let now = self.state.now;
-        let Some(slot) = self.state.get_mut(id) else { return };
+        let State { slots, pool, now, .. } = &mut self.state;
+        let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
+            return;
+        };
         if slot.phase >= Phase::Closing || slot.is_doomed {
             return;
         }
         match stop {
             Stop::Incomplete(frame_len) if frame_len > LARGE_FRAME => {
-                slot.link.read.keep_large(rest, frame_len);
+                slot.link.read.keep_large(rest, frame_len, pool.spares.take(frame_len));
             }
             Stop::Incomplete(0) if rest.len() > LARGE_FRAME => {
                 slot.link.read.keep_endless(rest);
@@ -256,7 +259,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         }
         if let Stop::Incomplete(len) = stop
             && !rest.is_empty()
-            && slot.link.frame_began(len, &slot.profile.config, now)
+            && slot.link.frame_began(len, &slot.profile.config, *now)
         {
             self.state.watch(id);
         }

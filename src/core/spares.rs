@@ -1,0 +1,103 @@
+//! Buffers of large frames that were handled, for the large frames to come.
+//!
+//! To allocate a megabyte and give it back for each frame costs more than to read into it: the system
+//! clears every page, and takes it away again. So a few buffers are kept, in the order in which they
+//! came free, the last one first: it is still in the cache.
+
+use bytes::Bytes;
+
+use super::read_buffer::LARGE_FRAME;
+
+/// What the buffers may come to together, in bytes.
+const MOST_BYTES: usize = 8 * 1024 * 1024;
+
+/// The buffers that nobody uses.
+#[derive(Debug, Default)]
+pub(crate) struct Spares {
+    free: Vec<Vec<u8>>,
+    bytes: usize,
+}
+
+impl Spares {
+    /// An empty buffer for a frame of this length, perhaps one that was used before.
+    ///
+    /// Not one that is twice as long: the application may keep the body, and with it the buffer.
+    pub(crate) fn take(&mut self, frame_len: usize) -> Vec<u8> {
+        let fits = |buffer: &Vec<u8>| buffer.capacity() / 2 <= frame_len;
+        let Some(place) = self.free.iter().rposition(fits) else { return Vec::new() };
+        let buffer = self.free.remove(place);
+        self.bytes -= buffer.capacity();
+        buffer
+    }
+
+    /// Keeps the buffer of a frame that was handled, if it is large and nobody else holds it.
+    pub(crate) fn give(&mut self, frame: Bytes) {
+        if frame.len() <= LARGE_FRAME / 2 {
+            return;
+        }
+        let Ok(mut frame) = frame.try_into_mut() else { return };
+        frame.clear(); // so that nothing is moved to the front
+        let buffer = Vec::from(frame);
+        if self.bytes + buffer.capacity() <= MOST_BYTES {
+            self.bytes += buffer.capacity();
+            self.free.push(buffer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEN: usize = 100_000;
+
+    fn frame() -> Bytes {
+        Bytes::from(vec![7; LEN])
+    }
+
+    #[test]
+    fn buffer_of_a_handled_frame_is_used_again_whole() {
+        let mut spares = Spares::default();
+        let frame = frame();
+        let start = frame.as_ptr();
+        // As the body that was sent on, of a frame that nobody holds any more.
+        let body = frame.slice(18..);
+        drop(frame);
+        spares.give(body);
+        let again = spares.take(LEN);
+        assert_eq!((again.as_ptr(), again.len(), again.capacity()), (start, 0, LEN));
+        assert_eq!(spares.take(LEN).capacity(), 0);
+        assert_eq!(spares.bytes, 0);
+    }
+
+    #[test]
+    fn buffer_that_the_application_keeps_is_left_alone() {
+        let mut spares = Spares::default();
+        let frame = frame();
+        let kept = frame.slice(..10);
+        spares.give(frame);
+        assert_eq!(spares.take(LEN).capacity(), 0);
+        assert_eq!(kept, [7; 10][..]);
+    }
+
+    #[test]
+    fn short_frame_takes_no_long_buffer() {
+        let mut spares = Spares::default();
+        spares.give(frame());
+        assert_eq!(spares.take(LEN / 2 - 1).capacity(), 0);
+        assert_eq!(spares.take(LEN / 2).capacity(), LEN);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_never_small() {
+        let mut spares = Spares::default();
+        spares.give(Bytes::from(vec![7; LARGE_FRAME / 2]));
+        assert_eq!(spares.bytes, 0);
+        for _ in 0..200 {
+            spares.give(frame());
+        }
+        assert!(spares.bytes <= MOST_BYTES && spares.bytes > MOST_BYTES - LEN);
+        spares.give(Bytes::from(vec![7; MOST_BYTES + 1]));
+        assert!(spares.bytes <= MOST_BYTES);
+    }
+}
