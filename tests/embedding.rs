@@ -24,10 +24,10 @@ use std::{
     time::Duration,
 };
 
-use common::{Event, Events, PATIENCE, Peer, Running, Script, answer, now, pass};
+use common::{Event, Events, PATIENCE, Peer, Running, Script, answer, now, pass, request};
 use longhaul::{
-    CloseReason, Config, Conn, ConnId, Incident, Reactor, ReactorBuilder, SendError,
-    protocol::{Any, Native, Tcpstream},
+    CloseReason, Config, Conn, ConnId, Incident, Reactor, ReactorBuilder, SendError, error_code,
+    protocol::{Any, Kind, Native, Tcpstream},
 };
 use mio::{Interest, Poll, Token, unix::SourceFd};
 
@@ -499,8 +499,17 @@ fn reconnecting_client_is_greeted_before_what_it_kept() {
 
 /// A hundred connections are served before and after `provoke` makes a callback panic.
 fn assert_isolated(script: Script, provoke: impl FnOnce(&Running)) -> Running {
-    let server = Running::server(Tcpstream, Config::new(), script);
-    let mut good: Vec<_> = (0..100).map(|_| Peer::new(server.addr, Tcpstream)).collect();
+    assert_isolated_on(Tcpstream, script, provoke)
+}
+
+fn assert_isolated_on(
+    protocol: impl Into<Any>,
+    script: Script,
+    provoke: impl FnOnce(&Running),
+) -> Running {
+    let protocol = protocol.into();
+    let server = Running::server(protocol, Config::new(), script);
+    let mut good: Vec<_> = (0..100).map(|_| Peer::new(server.addr, protocol)).collect();
     for peer in &mut good {
         peer.echo("before");
     }
@@ -628,6 +637,39 @@ fn panic_in_on_stop_does_not_keep_the_loop_from_ending() {
     server.handle.stop();
     server.join();
     assert_eq!(server.handle.stats().panics, 1);
+}
+
+/// Of what was read together: answers that were given go out, the one that panicked is told so, and
+/// what came behind it is not handled.
+#[test]
+fn panic_ends_the_messages_of_a_read_where_it_is() {
+    for answers_first in [false, true] {
+        let script = Script::new().on_message(move |conn, msg| {
+            let is_bad = msg.body() == b"panic";
+            if !is_bad || answers_first {
+                answer(conn, &msg).unwrap();
+            }
+            assert!(!is_bad, "provoked");
+        });
+        assert_isolated_on(Native, script, |server| {
+            let mut bad = Peer::new(server.addr, Native);
+            let bodies = ["one", "two", "panic", "behind"];
+            let read: Vec<u8> =
+                (1..).zip(bodies).flat_map(|(id, body)| request(id, body.as_bytes())).collect();
+            bad.write(&read);
+            for body in bodies.into_iter().take(2) {
+                bad.expect(body);
+            }
+            let (head, body) = bad.next_frame().expect("the one that panicked is answered");
+            if answers_first {
+                assert_eq!((head.kind, &body[..]), (Kind::Reply, &b"panic"[..]));
+            } else {
+                assert_eq!((head.kind, head.tag), (Kind::Error, error_code::PANICKED));
+            }
+            bad.expect_end();
+            assert_ends_panicked(server);
+        });
+    }
 }
 
 #[test]
