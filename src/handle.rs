@@ -243,7 +243,8 @@ impl<P: Protocol> Handle<P> {
     }
 
     /// Calls a peer and blocks this thread until the call has ended, which it does: with the reply,
-    /// or after `timeout`, or when the connection or the reactor ends.
+    /// or after `timeout`, or when the connection or the reactor ends. If no other thread is blocked, it
+    /// looks for the reply a few times, for some microseconds, before it sleeps.
     ///
     /// # Errors
     ///

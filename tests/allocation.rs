@@ -154,3 +154,30 @@ fn broadcast_to_a_hundred_peers_that_do_not_read_is_held_once() {
     assert_eq!(server.ask(|cx| cx.stats().encoded_broadcasts), 1);
     drop(peers);
 }
+
+/// Once nobody holds them: after the callback of a message that goes no further, and after the write of
+/// one that is sent back.
+#[test]
+fn buffers_of_large_frames_are_kept_for_the_next_up_to_8_mib() {
+    const MIB: usize = 1024 * KIB;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    for script in [Script::new(), Script::echo()] {
+        let server = Running::server(Native, Config::new(), script);
+        let before = server.ask(|_| MEMORY.current_usage());
+        for frames in [1, 20] {
+            let mut peers: Vec<_> = (0..frames).map(|_| Peer::new(server.addr, Native)).collect();
+            for peer in &mut peers {
+                peer.send(vec![b'x'; MIB]);
+                peer.half_close();
+            }
+            for mut peer in peers {
+                while peer.receive().is_some() {}
+            }
+            server.until_empty();
+        }
+        // They have the bodies.
+        drop(server.events.so_far());
+        let kept = server.ask(|_| MEMORY.current_usage()).saturating_sub(before);
+        assert!((MIB..9 * MIB).contains(&kept), "{kept} bytes");
+    }
+}

@@ -541,17 +541,7 @@ fn their_too_long_frame_costs_them_the_connection_and_they_come_back() {
 #[test]
 fn their_call_is_answered_late_from_a_timer() {
     let delay = Duration::from_millis(300);
-    let (keep, kept) = channel::<(Responder<Any>, Vec<u8>)>();
-    let script = Script::new()
-        .on_message(move |conn, msg| {
-            keep.send((conn.defer(&msg).unwrap(), msg.body().to_vec())).unwrap();
-            conn.set_timer(delay, 0);
-        })
-        .on_timer(move |_, _| {
-            let (responder, body) = kept.try_recv().unwrap();
-            responder.reply(body).unwrap();
-        });
-    let server = server(script);
+    let server = server(Script::delayed_echo(delay));
     let go = Go::client(server.addr, App::Deaf);
     let began = now();
     assert_eq!(go.stream().call(&Msg::new(0, "late"), NEVER).unwrap().body, b"late");

@@ -30,7 +30,7 @@ use std::{
 
 use common::{PATIENCE, Running, Script, config, now, pass};
 use longhaul::{
-    Config, Conn, ReactorBuilder, Responder,
+    Config, Conn, ReactorBuilder,
     protocol::{Any, AnyId, Qtk2, Uuid},
 };
 
@@ -193,17 +193,7 @@ fn their_client_gets_its_messages_echoed_under_their_ids() {
 #[test]
 fn their_client_gets_a_delayed_echo_from_a_timer() {
     let delay = Duration::from_millis(300);
-    let (keep, kept) = channel::<(Responder<Any>, Vec<u8>)>();
-    let script = Script::new()
-        .on_message(move |conn, msg| {
-            keep.send((conn.defer(&msg).unwrap(), msg.body().to_vec())).unwrap();
-            conn.set_timer(delay, 0);
-        })
-        .on_timer(move |_, _| {
-            let (responder, body) = kept.try_recv().unwrap();
-            responder.reply(body).unwrap();
-        });
-    let server = Running::server(Qtk2, Config::qtk(), script);
+    let server = Running::server(Qtk2, Config::qtk(), Script::delayed_echo(delay));
     let mut node = Node::client(server.addr);
     node.expect("connected");
     let began = now();

@@ -538,17 +538,7 @@ fn their_ids_that_are_no_uuids_come_back_as_they_were() {
 #[test]
 fn their_client_gets_a_delayed_echo_from_a_timer() {
     let delay = Duration::from_millis(300);
-    let (keep, kept) = channel::<(Responder<Any>, Vec<u8>)>();
-    let script = Script::new()
-        .on_message(move |conn, msg| {
-            keep.send((conn.defer(&msg).unwrap(), msg.body().to_vec())).unwrap();
-            conn.set_timer(delay, 0);
-        })
-        .on_timer(move |_, _| {
-            let (responder, body) = kept.try_recv().unwrap();
-            responder.reply(body).unwrap();
-        });
-    let server = server(script);
+    let server = server(Script::delayed_echo(delay));
     let node = Node::client(server.addr, OPTIONS);
     node.expect(Told::Connected);
     let began = now();

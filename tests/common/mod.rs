@@ -73,6 +73,20 @@ impl Script {
         })
     }
 
+    /// Sends every message back after a while: by a responder, from a timer.
+    pub fn delayed_echo(delay: Duration) -> Self {
+        let (keep, kept) = channel();
+        Self::new()
+            .on_message(move |conn, msg| {
+                keep.send((conn.defer(&msg).unwrap(), msg.body().to_vec())).unwrap();
+                conn.set_timer(delay, 0);
+            })
+            .on_timer(move |_, _| {
+                let (responder, body) = kept.try_recv().unwrap();
+                responder.reply(body).unwrap();
+            })
+    }
+
     pub fn on_start(mut self, run: impl FnMut(&mut Context<'_, Any>) + Send + 'static) -> Self {
         self.start = Some(Box::new(run));
         self

@@ -183,7 +183,7 @@ impl State {
         }
     }
 
-    pub(super) fn instant(&self) -> Moment {
+    pub(super) fn moment(&self) -> Moment {
         Moment::START + Duration::from_nanos(self.now)
     }
 

@@ -135,7 +135,7 @@ impl SimWorld {
 
     /// The time.
     pub(crate) fn now(&self) -> Moment {
-        self.state.borrow().instant()
+        self.state.borrow().moment()
     }
 
     /// The time since the world began.
