@@ -202,7 +202,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             millis(rules.idle_timeout),
         );
         let queue = self.out.get_or_insert_with(|| pool.take());
-        self.protocol.encode_hello(&hello, queue.urgent());
+        queue.push_urgent(|out| self.protocol.encode_hello(&hello, out));
     }
 
     // ---- what arrives ----
@@ -388,7 +388,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         let queue = self.out.get_or_insert_with(|| pool.take());
         if queue.urgent_bytes() < MAX_URGENT {
             let pong = Head { kind: Kind::Pong, ..*head };
-            self.protocol.encode(&pong, body, queue.urgent());
+            queue.push_urgent(|out| self.protocol.encode(&pong, body, out));
         }
     }
 
@@ -419,8 +419,8 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         self.ending_or_new().farewell = Farewell::Noticed { until: now + NOTICE };
         let ping = self.next_push_id();
         let queue = self.out.get_or_insert_with(|| pool.take());
-        self.protocol.encode(&Head::new(Kind::Goaway, id), &[], queue.urgent());
-        self.protocol.encode(&Head::new(Kind::Ping, ping), FAREWELL, queue.urgent());
+        queue.push_urgent(|out| self.protocol.encode(&Head::new(Kind::Goaway, id), &[], out));
+        queue.push_urgent(|out| self.protocol.encode(&Head::new(Kind::Ping, ping), FAREWELL, out));
     }
 
     /// Tells the peer which request is the last that is handled, once it knows of the notice.
@@ -432,7 +432,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         let last = self.last_request;
         if let Some(id) = self.protocol.goaway_id(Goaway::Final { last }) {
             let queue = self.out.get_or_insert_with(|| pool.take());
-            self.protocol.encode(&Head::new(Kind::Goaway, id), &[], queue.urgent());
+            queue.push_urgent(|out| self.protocol.encode(&Head::new(Kind::Goaway, id), &[], out));
         }
     }
 
@@ -807,7 +807,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             Due::Ping => {
                 let id = self.next_push_id();
                 let queue = self.out.get_or_insert_with(|| pool.take());
-                self.protocol.encode(&Head::new(Kind::Ping, id), &[], queue.urgent());
+                queue.push_urgent(|out| self.protocol.encode(&Head::new(Kind::Ping, id), &[], out));
                 None
             }
         }

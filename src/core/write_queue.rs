@@ -48,8 +48,8 @@ pub(crate) struct WriteQueue {
     frames: VecDeque<Frames>,
     /// The last frames.
     run: Frames,
-    /// What the frames count against the watermarks: their bytes that were not written, and
-    /// [`FRAME_OVERHEAD`] for each that was not written whole.
+    /// What is charged against the watermarks: the bytes that were not written, control frames
+    /// included, and [`FRAME_OVERHEAD`] for each other frame that was not written whole.
     cost: usize,
     /// Bytes of the first frame that were written.
     front_written: usize,
@@ -225,8 +225,10 @@ impl WriteQueue {
     }
 
     /// Appends control frames that overtake what is queued.
-    pub(crate) const fn urgent(&mut self) -> &mut Vec<u8> {
-        &mut self.urgent
+    pub(crate) fn push_urgent(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
+        let before = self.urgent.len();
+        encode(&mut self.urgent);
+        self.cost += self.urgent.len() - before;
     }
 
     /// Fills `slices` with what is to be written next, and says with how many.
@@ -287,6 +289,7 @@ impl WriteQueue {
         if self.has_urgent() {
             let urgent = count.min(self.urgent.len() - self.urgent_offset);
             self.urgent_offset += urgent;
+            self.cost -= urgent;
             count -= urgent;
             if self.urgent_offset == self.urgent.len() {
                 self.urgent.clear();
@@ -367,9 +370,9 @@ impl WriteQueue {
 
     /// Forgets what is left to write.
     pub(crate) fn forget(&mut self) {
-        self.empty();
         self.urgent.clear();
         self.urgent_offset = 0;
+        self.empty();
         self.stalled_since = None;
     }
 
@@ -377,7 +380,7 @@ impl WriteQueue {
     fn empty(&mut self) {
         self.frames.clear();
         self.run.count = 0;
-        self.cost = 0;
+        self.cost = self.urgent_bytes();
         self.front_written = 0;
         self.front_head.clear();
         self.bytes = 0;
@@ -425,8 +428,8 @@ impl WriteQueue {
 
     /// What counts against the watermarks: the bytes, and the overhead of each frame.
     #[inline]
-    pub(crate) fn cost(&self) -> usize {
-        self.cost + self.urgent_bytes()
+    pub(crate) const fn cost(&self) -> usize {
+        self.cost
     }
 
     /// What the peer's own messages caused, charged like [`cost`](Self::cost).
@@ -497,7 +500,7 @@ impl WriteQueue {
         let caused = caused.map(|frames| frames.count * (frames.len + FRAME_OVERHEAD));
         assert_eq!(caused.sum::<usize>(), self.caused);
         let count: usize = self.all_frames().map(|frames| frames.count).sum();
-        assert_eq!(self.bytes + count * FRAME_OVERHEAD, self.cost);
+        assert_eq!(self.bytes() + count * FRAME_OVERHEAD, self.cost);
         assert!(self.urgent_offset <= self.urgent.len());
     }
 }
@@ -605,7 +608,7 @@ mod tests {
     fn urgent_goes_first_at_a_border() {
         let mut queue = WriteQueue::default();
         push(&mut queue, b"frame");
-        queue.urgent().extend_from_slice(b"!");
+        queue.push_urgent(|out| out.extend_from_slice(b"!"));
         assert_eq!(write(&mut queue, 100).0, b"!frame");
     }
 
@@ -615,7 +618,7 @@ mod tests {
         push_shared(&mut queue, b"fr", b"ame");
         push(&mut queue, b"next");
         assert_eq!(write(&mut queue, 1).0, b"f");
-        queue.urgent().extend_from_slice(b"!");
+        queue.push_urgent(|out| out.extend_from_slice(b"!"));
         assert_eq!(write(&mut queue, 100).0, b"rame!next");
     }
 
@@ -623,9 +626,9 @@ mod tests {
     fn half_written_urgent_is_finished_before_the_next_frame() {
         let mut queue = WriteQueue::default();
         push(&mut queue, b"frame");
-        queue.urgent().extend_from_slice(b"!!");
+        queue.push_urgent(|out| out.extend_from_slice(b"!!"));
         assert_eq!(write(&mut queue, 1).0, b"!");
-        queue.urgent().extend_from_slice(b"?");
+        queue.push_urgent(|out| out.extend_from_slice(b"?"));
         assert_eq!(write(&mut queue, 100).0, b"!?frame");
     }
 
@@ -653,7 +656,7 @@ mod tests {
         let mut pool = QueuePool::default();
         let mut queue = pool.take();
         push(&mut queue, b"left");
-        queue.urgent().extend_from_slice(b"!");
+        queue.push_urgent(|out| out.extend_from_slice(b"!"));
         write(&mut queue, 2);
         pool.give(queue);
         let queue = pool.take();
@@ -710,7 +713,7 @@ mod tests {
                     }
                     Op::Urgent(count) => {
                         for _ in 0..count {
-                            queue.urgent().extend_from_slice(&URGENT);
+                            queue.push_urgent(|out| out.extend_from_slice(&URGENT));
                         }
                         urgent += count;
                     }

@@ -272,13 +272,12 @@ impl<H: Handler, N: Net> Engine<H, N> {
         arrival: &Arrival<'_>,
         budget: &mut Budget,
     ) -> (usize, Stop) {
-        let mut consumed = 0;
         let asked = Asked::new(self.state.now);
         // Around all of them, not around each: a callback that panics is the last of them anyway.
         let handled = catch_unwind(AssertUnwindSafe(|| {
-            self.handle_each_frame(bytes, arrival, &asked, budget, &mut consumed)
+            self.handle_each_frame(bytes, arrival, &asked, budget)
         }));
-        let stop = handled.unwrap_or_else(|panic| {
+        handled.unwrap_or_else(|panic| {
             if self.state.handling.take().is_none() {
                 resume_unwind(panic); // a bug of ours
             }
@@ -289,9 +288,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 let (code, text) = (error_code::PANICKED, "the handler panicked");
                 self.state.send_last_error(arrival.conn, request, code, text);
             }
-            Stop::Early
-        });
-        (consumed, stop)
+            (0, Stop::Early) // it closes: what was received of it is dropped
+        })
     }
 
     fn handle_each_frame(
@@ -300,24 +298,31 @@ impl<H: Handler, N: Net> Engine<H, N> {
         arrival: &Arrival<'_>,
         asked: &Asked,
         budget: &mut Budget,
-        consumed: &mut usize,
-    ) -> Stop {
+    ) -> (usize, Stop) {
         let id = arrival.conn;
-        while let Some(rest) = bytes.get(*consumed..).filter(|rest| !rest.is_empty()) {
-            let Some(slot) = self.state.slots.get_mut(id.slot() as usize) else { break };
+        let mut rest = bytes;
+        let stop = loop {
+            if rest.is_empty() {
+                break Stop::Incomplete(0);
+            }
+            let Some(slot) = self.state.slots.get_mut(id.slot() as usize) else {
+                break Stop::Early;
+            };
             if slot.id != id || budget.messages == 0 || !slot.can_read() {
-                return Stop::Early;
+                break Stop::Early;
             }
             let (head, body) = match slot.link.decode(rest, &slot.profile.config) {
-                Ok(Decoded::Frame { head, body, len }) if len <= rest.len() => {
-                    *consumed += len;
-                    (head, &rest[body])
-                }
-                Ok(Decoded::Frame { len, .. }) => return Stop::Incomplete(len),
-                Ok(Decoded::Need(_)) => return Stop::Incomplete(0),
+                Ok(Decoded::Frame { head, body, len }) => match rest.split_at_checked(len) {
+                    Some((frame, behind)) => {
+                        rest = behind;
+                        (head, &frame[body])
+                    }
+                    None => break Stop::Incomplete(len),
+                },
+                Ok(Decoded::Need(_)) => break Stop::Incomplete(0),
                 Err(error) => {
                     self.state.close(id, Phase::Closing, CloseReason::Protocol(error));
-                    return Stop::Early;
+                    break Stop::Early;
                 }
             };
             budget.messages -= 1;
@@ -333,8 +338,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
             } else {
                 self.handle_frame(&head, body, arrival);
             }
-        }
-        Stop::Incomplete(0)
+        };
+        (bytes.len() - rest.len(), stop)
     }
 
     fn handle_frame(

@@ -278,7 +278,7 @@ impl<P: Protocol> Slot<P> {
         let (config, queued) = (&self.profile.config, self.link.queued_cost());
         self.is_up()
             && len <= self.link.body_limit(config).0
-            && (queued == 0 || queued + len + FRAME_OVERHEAD <= config.hard_limit)
+            && (queued + len + FRAME_OVERHEAD <= config.hard_limit || queued == 0)
     }
 
     /// Notes that the queue has grown. Whether that brought it, or what the peer caused in it, above
