@@ -107,7 +107,7 @@ pub fn all() -> Vec<Peer> {
             "longhaul_spin",
             "longhaul",
             &["--busy-poll", "100"],
-            ECHO,
+            Plays { calls: ours.calls, ..ECHO },
             "longhaul on `tcpstream`, which looks for work for 100 µs before it sleeps",
         ),
         peer("tokio_client", "floor", &[], client, "a tokio client, one-shots and a writer task"),
@@ -152,7 +152,7 @@ impl Peer {
                 cast.client = self.plays.calls.map(|name| Program {
                     name,
                     folder: self.folder.clone(),
-                    args: Vec::new(),
+                    args: self.args.to_vec(),
                 });
                 cast.client.is_some()
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use longhaul::{
-    ClientBuilder,
+    ClientBuilder, ReactorBuilder,
     protocol::{Native, Protocol, Tcpstream},
 };
 use peers::calls::Calls;
@@ -17,6 +17,9 @@ struct Args {
     /// The wire format
     #[arg(long, value_enum, default_value_t = Format::Tcpstream)]
     protocol: Format,
+    /// Look for work for so long before sleeping
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0)]
+    busy_poll: u64,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -28,14 +31,16 @@ enum Format {
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     match args.protocol {
-        Format::Tcpstream => call(&args.calls, Tcpstream),
-        Format::Native => call(&args.calls, Native),
+        Format::Tcpstream => call(&args, Tcpstream),
+        Format::Native => call(&args, Native),
     }
 }
 
-fn call<P: Protocol>(args: &Calls, protocol: P) -> anyhow::Result<()> {
-    let client = ClientBuilder::new(protocol).connect(args.connect)?;
-    let summary = args.drive(|body| Ok(client.call(body, Duration::from_secs(10))?))?;
+fn call<P: Protocol>(args: &Args, protocol: P) -> anyhow::Result<()> {
+    let busy_poll = Duration::from_micros(args.busy_poll);
+    let reactor = ReactorBuilder::new(protocol.clone()).busy_poll(busy_poll);
+    let client = ClientBuilder::new(protocol).reactor(reactor).connect(args.calls.connect)?;
+    let summary = args.calls.drive(|body| Ok(client.call(body, Duration::from_secs(10))?))?;
     println!("{summary}");
     client.stop()?;
     Ok(())
