@@ -19,7 +19,11 @@ use std::{
 
 use common::{Echo, now};
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
-use longhaul::{Error, ReactorBuilder, SendError, bench::Mailbox, protocol::Any};
+use longhaul::{
+    Error, ReactorBuilder, SendError,
+    bench::{Batch, Mailbox},
+    protocol::Any,
+};
 
 const THREADS: [u64; 4] = [1, 2, 4, 8];
 
@@ -74,10 +78,9 @@ fn post(c: &mut Criterion) {
                 let mailbox = Mailbox::new();
                 let post = |number| assert!(mailbox.post(number), "it has no bounds");
                 let take = |count| {
-                    let (mut batch, mut taken) = (Vec::new(), 0);
+                    let (mut batch, mut taken) = (Batch::default(), 0);
                     while taken < count {
-                        mailbox.take(&mut batch);
-                        taken += batch.drain(..).count() as u64;
+                        taken += mailbox.take(&mut batch);
                     }
                 };
                 posted(threads, count, post, take, || ())

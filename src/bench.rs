@@ -1,6 +1,6 @@
 //! Doors for this crate's own benchmarks to parts of the inside. Nothing here may be relied on.
 
-use std::{fmt, io::IoSlice, sync::Arc, time::Instant};
+use std::{collections::VecDeque, fmt, io::IoSlice, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 
@@ -12,7 +12,7 @@ use crate::{
         write_queue::{self, What},
     },
     mailbox,
-    reactor::net::Wake,
+    reactor::{commands::COMMANDS_PER_TURN, net::Wake},
 };
 
 /// The timers of a reactor, each with a number.
@@ -117,9 +117,20 @@ impl Mailbox {
         self.0.post(command, 0).is_ok()
     }
 
-    /// Takes all that waits, in exchange for an empty buffer.
-    pub fn take(&self, batch: &mut Vec<u64>) {
-        self.0.take(batch);
+    /// Takes what one turn takes, and counts it.
+    pub fn take(&self, batch: &mut Batch) -> u64 {
+        self.0.take(&mut batch.0, COMMANDS_PER_TURN);
+        batch.0.drain(..).count() as u64
+    }
+}
+
+/// What is taken from a [`Mailbox`] at a time.
+#[derive(Default)]
+pub struct Batch(VecDeque<mailbox::Post<u64>>);
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Batch").field(&self.0.len()).finish()
     }
 }
 

@@ -5,7 +5,7 @@
 //! then asks whether the loop sleeps. So one of the two sees the other, and the first poster who
 //! finds the loop asleep, and only that one, wakes it.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use crate::{
     reactor::net::Wake,
@@ -24,9 +24,15 @@ pub(crate) struct Mailbox<T> {
 }
 
 struct Queue<T> {
-    commands: Vec<T>,
+    posts: VecDeque<Post<T>>,
     bytes: usize,
     is_closed: bool,
+}
+
+/// A command, and the bytes that it carries.
+pub(crate) struct Post<T> {
+    pub(crate) command: T,
+    bytes: usize,
 }
 
 /// Why a command was not taken.
@@ -39,7 +45,7 @@ pub(crate) enum Refused {
 impl<T> Mailbox<T> {
     pub(crate) fn new(waker: Arc<dyn Wake>, max_len: usize, max_bytes: usize) -> Self {
         Self {
-            queue: Mutex::new(Queue { commands: Vec::new(), bytes: 0, is_closed: false }),
+            queue: Mutex::new(Queue { posts: VecDeque::new(), bytes: 0, is_closed: false }),
             len: AtomicUsize::new(0),
             is_asleep: AtomicBool::new(false),
             waker,
@@ -64,14 +70,13 @@ impl<T> Mailbox<T> {
             if queue.is_closed {
                 return Err(Refused::Closed);
             }
-            let is_full =
-                queue.commands.len() >= self.max_len || queue.bytes + bytes > self.max_bytes;
+            let is_full = queue.posts.len() >= self.max_len || queue.bytes + bytes > self.max_bytes;
             if is_full && !is_control {
                 return Err(Refused::Full);
             }
             queue.bytes += bytes;
-            queue.commands.push(command);
-            self.len.store(queue.commands.len(), Ordering::Relaxed);
+            queue.posts.push_back(Post { command, bytes });
+            self.len.store(queue.posts.len(), Ordering::Relaxed);
         }
         if self.is_asleep.swap(false, Ordering::SeqCst) {
             self.waker.wake();
@@ -79,23 +84,29 @@ impl<T> Mailbox<T> {
         Ok(())
     }
 
-    /// Takes all that waits, in order, in exchange for an empty buffer.
-    pub(crate) fn take(&self, batch: &mut Vec<T>) {
+    /// Takes up to `most` of what waits, in order, into an empty buffer. The rest stays and counts.
+    pub(crate) fn take(&self, batch: &mut VecDeque<Post<T>>, most: usize) {
         debug_assert!(batch.is_empty());
-        if self.len.load(Ordering::Relaxed) == 0 {
+        if !self.has_post() {
             return;
         }
         let mut queue = lock(&self.queue);
-        std::mem::swap(&mut queue.commands, batch);
-        queue.bytes = 0;
-        self.len.store(0, Ordering::Relaxed);
+        if queue.posts.len() <= most {
+            std::mem::swap(&mut queue.posts, batch);
+            // The room of a burst is not kept.
+            queue.posts.shrink_to(most);
+        } else {
+            batch.extend(queue.posts.drain(..most));
+        }
+        queue.bytes -= batch.iter().map(|post| post.bytes).sum::<usize>();
+        self.len.store(queue.posts.len(), Ordering::Relaxed);
     }
 
     /// The loop is about to wait. Whether it may: not if something was posted meanwhile.
     pub(crate) fn fall_asleep(&self) -> bool {
         // Swapped, not stored, as the posters do: so these steps have one order, and none is missed.
         self.is_asleep.swap(true, Ordering::SeqCst);
-        let is_empty = lock(&self.queue).commands.is_empty();
+        let is_empty = lock(&self.queue).posts.is_empty();
         if !is_empty {
             self.wake_up();
         }
@@ -108,12 +119,12 @@ impl<T> Mailbox<T> {
     }
 
     /// Refuses all posts from now on, and gives back what waits.
-    pub(crate) fn close(&self) -> Vec<T> {
+    pub(crate) fn close(&self) -> VecDeque<Post<T>> {
         let mut queue = lock(&self.queue);
         queue.is_closed = true;
         queue.bytes = 0;
         self.len.store(0, Ordering::Relaxed);
-        std::mem::take(&mut queue.commands)
+        std::mem::take(&mut queue.posts)
     }
 
     pub(crate) fn is_closed(&self) -> bool {
@@ -148,9 +159,13 @@ mod tests {
     }
 
     fn taken(mailbox: &Mailbox<u32>) -> Vec<u32> {
-        let mut batch = Vec::new();
-        mailbox.take(&mut batch);
-        batch
+        let mut batch = VecDeque::new();
+        mailbox.take(&mut batch, 3);
+        commands(batch)
+    }
+
+    fn commands(posts: VecDeque<Post<u32>>) -> Vec<u32> {
+        posts.into_iter().map(|post| post.command).collect()
     }
 
     #[test]
@@ -202,10 +217,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_taken_stays_in_order_and_counts() {
+        let (mailbox, _) = mailbox(5, 100);
+        for command in 1..=5 {
+            mailbox.post(command, 20).unwrap();
+        }
+        assert_eq!(taken(&mailbox), [1, 2, 3]);
+        assert_eq!(mailbox.post(6, 61), Err(Refused::Full));
+        for command in 6..=8 {
+            mailbox.post(command, 20).unwrap();
+        }
+        assert_eq!(mailbox.post(9, 0), Err(Refused::Full));
+        assert_eq!(taken(&mailbox), [4, 5, 6]);
+        assert_eq!(taken(&mailbox), [7, 8]);
+        assert!(!mailbox.has_post());
+    }
+
+    #[test]
     fn closed_refuses_everything_and_gives_back_what_waits() {
         let (mailbox, _) = mailbox(10, 10);
         mailbox.post(1, 1).unwrap();
-        assert_eq!(mailbox.close(), [1]);
+        assert_eq!(commands(mailbox.close()), [1]);
         assert_eq!(mailbox.post(2, 0), Err(Refused::Closed));
         assert_eq!(mailbox.post_control(2), Err(Refused::Closed));
     }

@@ -169,6 +169,24 @@ fn mailbox_is_bounded_in_bytes() {
     handle.broadcast(body).unwrap();
 }
 
+/// What a turn leaves in the mailbox still counts: the bounds hold for all that waits.
+#[test]
+fn turn_makes_room_for_what_it_has_run() {
+    let (mut reactor, handle) = idle(ReactorBuilder::new(Native.into()).mailbox(2000, 1500 * KIB));
+    let body = Bytes::from(vec![0; KIB]);
+    let post = || (0..3000).take_while(|_| handle.broadcast(body.clone()).is_ok()).count();
+    assert_eq!(post(), 1500, "bounded in bytes");
+    reactor.turn(Some(Duration::ZERO)).unwrap();
+    assert_eq!(post(), 1024);
+    while reactor.next_deadline().is_some() {
+        reactor.turn(Some(Duration::ZERO)).unwrap();
+    }
+    let post = || (0..3000).take_while(|_| handle.run(|_| ()).is_ok()).count();
+    assert_eq!(post(), 2000, "bounded in commands");
+    reactor.turn(Some(Duration::ZERO)).unwrap();
+    assert_eq!(post(), 1024);
+}
+
 #[test]
 fn stop_gets_through_a_full_mailbox() {
     let (mut reactor, handle) = idle(ReactorBuilder::new(Native.into()).mailbox(1, 1));

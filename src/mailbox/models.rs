@@ -83,15 +83,15 @@ fn two_posters(steps: Steps) {
             let mailbox = mailbox.clone();
             thread::spawn(move || (steps.post)(&mailbox, command))
         });
-        let (mut taken, mut batch, mut sleeps) = (Vec::new(), Vec::new(), 0);
+        let (mut taken, mut batch, mut sleeps) = (Vec::new(), VecDeque::new(), 0);
         while taken.len() < 2 {
             sleeps += 1;
             if (steps.fall_asleep)(&mailbox) {
                 poll.wait();
             }
             mailbox.wake_up();
-            mailbox.take(&mut batch);
-            taken.append(&mut batch);
+            mailbox.take(&mut batch, 1);
+            taken.extend(batch.drain(..).map(|post| post.command));
         }
         for poster in posters {
             poster.join().unwrap();
@@ -113,7 +113,7 @@ fn no_wake_is_lost() {
 fn loop_that_looks_before_it_says_asleep_is_caught() {
     two_posters(Steps {
         fall_asleep: |mailbox| {
-            let is_empty = lock(&mailbox.queue).commands.is_empty();
+            let is_empty = lock(&mailbox.queue).posts.is_empty();
             if is_empty {
                 mailbox.is_asleep.swap(true, Ordering::SeqCst);
             }
@@ -131,8 +131,8 @@ fn poster_that_asks_before_it_pushes_is_caught() {
             let is_asleep = mailbox.is_asleep.swap(false, Ordering::SeqCst);
             {
                 let mut queue = lock(&mailbox.queue);
-                queue.commands.push(command);
-                mailbox.len.store(queue.commands.len(), Ordering::Relaxed);
+                queue.posts.push_back(Post { command, bytes: 0 });
+                mailbox.len.store(queue.posts.len(), Ordering::Relaxed);
             }
             if is_asleep {
                 mailbox.waker.wake();
@@ -151,13 +151,13 @@ fn awake_loop(post: fn(&Mailbox<u32>, u32)) {
             let mailbox = mailbox.clone();
             thread::spawn(move || post(&mailbox, command))
         });
-        let mut batch = Vec::new();
-        mailbox.take(&mut batch);
+        let mut batch = VecDeque::new();
+        mailbox.take(&mut batch, 2);
         for poster in posters {
             poster.join().unwrap();
         }
-        let mut rest = Vec::new();
-        mailbox.take(&mut rest);
+        let mut rest = VecDeque::new();
+        mailbox.take(&mut rest, 2);
         assert_eq!(batch.len() + rest.len(), 2);
         assert_eq!(poll.rings(), 0);
     });
@@ -189,7 +189,7 @@ fn last_handle(owns_waker: bool) {
             (RIGHT.post)(&mailbox, 1);
             drop(mailbox);
         });
-        let mut batch = Vec::new();
+        let mut batch = VecDeque::new();
         while batch.is_empty()
             && let Some(mailbox) = of_loop.upgrade()
         {
@@ -200,7 +200,7 @@ fn last_handle(owns_waker: bool) {
             }
             if let Some(mailbox) = of_loop.upgrade() {
                 mailbox.wake_up();
-                mailbox.take(&mut batch);
+                mailbox.take(&mut batch, 1);
             }
         }
         poster.join().unwrap();
@@ -220,7 +220,7 @@ fn loop_that_does_not_own_its_waker_is_caught() {
 }
 
 /// A post against the end of the loop.
-fn close_against_post(close: fn(&Mailbox<u32>) -> Vec<u32>) {
+fn close_against_post(close: fn(&Mailbox<u32>) -> VecDeque<Post<u32>>) {
     loom::model(move || {
         let poll = Arc::new(Poll::default());
         let mailbox = Arc::new(mailbox(&poll));
@@ -243,7 +243,7 @@ fn post_is_refused_or_given_back_by_the_close() {
 #[should_panic(expected = "assertion")]
 fn close_that_empties_before_it_refuses_is_caught() {
     close_against_post(|mailbox| {
-        let back = std::mem::take(&mut lock(&mailbox.queue).commands);
+        let back = std::mem::take(&mut lock(&mailbox.queue).posts);
         lock(&mailbox.queue).is_closed = true;
         back
     });

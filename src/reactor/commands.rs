@@ -1,7 +1,7 @@
 //! What other threads ask for. Each command is named as the [`Handle`](crate::Handle)'s method that
 //! posts it, and run by the `on_` method of that name.
 
-use std::{any::Any, collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{any::Any, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Commands run in one turn.
-const COMMANDS_PER_TURN: usize = 1024;
+pub(crate) const COMMANDS_PER_TURN: usize = 1024;
 
 /// What a closure on the loop is given.
 pub(crate) type Closure<P> = Box<dyn FnOnce(&mut dyn Any, &mut Context<'_, P>) + Send>;
@@ -81,28 +81,22 @@ pub(crate) enum CloseMode {
     Abort,
 }
 
-/// Commands that were taken and did not have their turn.
-pub(crate) struct Backlog<P: Protocol> {
-    batch: Vec<Command<P>>,
-    waiting: VecDeque<Command<P>>,
-}
-
-impl<P: Protocol> Default for Backlog<P> {
-    fn default() -> Self {
-        Self { batch: Vec::new(), waiting: VecDeque::new() }
-    }
-}
-
-impl<P: Protocol> Backlog<P> {
-    pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+impl<H: Handler, N: Net> Engine<H, N> {
+    /// Takes what was posted and runs it, in order and within the budget.
+    pub(super) fn run_commands(&mut self) {
+        self.state.shared.mailbox.take(&mut self.posts, COMMANDS_PER_TURN);
+        while let Some(post) = self.posts.pop_front() {
+            self.state.stats.commands += 1;
+            self.run(post.command);
+        }
     }
 
-    /// Ends what waits, and `more` behind it: the loop has stopped. The messages that were accepted.
-    pub(super) fn fail(&mut self, more: Vec<Command<P>>) -> Vec<(ConnId, Tagged<Bytes>)> {
+    /// Takes no more commands, and ends those that wait: the loop has stopped. The messages among
+    /// them, which were accepted.
+    pub(super) fn refuse_commands(&mut self) -> Vec<(ConnId, Tagged<Bytes>)> {
         let mut messages = Vec::new();
-        for command in self.waiting.drain(..).chain(more) {
-            match command {
+        for post in self.posts.drain(..).chain(self.state.shared.mailbox.close()) {
+            match post.command {
                 Command::Call { cell, .. } => {
                     cell.end(Err(CallError::Stopped { fate: Fate::NotSent }));
                 }
@@ -111,27 +105,6 @@ impl<P: Protocol> Backlog<P> {
             }
         }
         messages
-    }
-}
-
-impl<H: Handler, N: Net> Engine<H, N> {
-    /// Takes what was posted and runs it, in order and within the budget.
-    pub(super) fn run_commands(&mut self) {
-        if self.backlog.waiting.is_empty() {
-            if !self.state.shared.mailbox.has_post() {
-                return;
-            }
-            let mut batch = std::mem::take(&mut self.backlog.batch);
-            self.state.shared.mailbox.take(&mut batch);
-            self.backlog.waiting.extend(batch.drain(..));
-            batch.shrink_to(COMMANDS_PER_TURN);
-            self.backlog.batch = batch;
-        }
-        for _ in 0..COMMANDS_PER_TURN {
-            let Some(command) = self.backlog.waiting.pop_front() else { break };
-            self.state.stats.commands += 1;
-            self.run(command);
-        }
     }
 
     fn run(&mut self, command: Command<H::Protocol>) {

@@ -168,7 +168,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             self.state.wheel.cancel(key);
         }
         self.state.stop = StopPhase::Stopped;
-        for (conn, message) in self.backlog.fail(self.state.shared.mailbox.close()) {
+        for (conn, message) in self.refuse_commands() {
             self.state.note_undelivered(conn, message);
         }
         self.report_undelivered();

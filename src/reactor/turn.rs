@@ -4,12 +4,13 @@
 
 use std::{
     any::Any,
+    collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind},
     time::Duration,
 };
 
 use super::{
-    commands::Backlog,
+    commands::Command,
     net::{Event, Net},
     read::Reader,
     slots::{Alarm, Phase, State, StopPhase},
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     CloseReason, Conn, ConnId, Context, Error, Handler, Incident, TimerId, core::moment::Moment,
-    error::NetworkError, handler::Timer,
+    error::NetworkError, handler::Timer, mailbox::Post,
 };
 
 /// Timers that run in one turn. A million at the same tick must not keep the sockets waiting.
@@ -28,7 +29,8 @@ pub(crate) struct Engine<H: Handler, N: Net> {
     pub(crate) handler: H,
     pub(crate) state: State<H::Protocol>,
     pub(crate) sockets: SocketTable<N>,
-    pub(super) backlog: Backlog<H::Protocol>,
+    /// The commands of this turn that have not been run.
+    pub(super) posts: VecDeque<Post<Command<H::Protocol>>>,
     pub(super) reader: Reader,
     events: Vec<Event>,
     has_started: bool,
@@ -40,7 +42,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             handler,
             state,
             sockets: SocketTable::new(net),
-            backlog: Backlog::default(),
+            posts: VecDeque::new(),
             reader: Reader::default(),
             events: Vec::new(),
             has_started: false,
@@ -137,7 +139,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
     }
 
     pub(crate) fn has_work(&self) -> bool {
-        self.state.has_work() || !self.backlog.is_empty()
+        self.state.has_work() || self.state.shared.mailbox.has_post()
     }
 
     /// When the next turn has something to do without an event.
@@ -379,11 +381,11 @@ impl<H: Handler, N: Net> Engine<H, N> {
         let due = wheel.next_wake().is_some_and(|at| at <= *now);
         format!(
             "dirty {dirty:?} ready {ready:?} arrivals {arrivals:?} doomed {doomed:?} ended {} \
-             fanouts {} timers {due} listeners {:?} backlog {}",
+             fanouts {} timers {due} listeners {:?} posts {}",
             ended.len(),
             fanouts.len(),
             self.state.listeners.iter().map(|listener| listener.is_ready).collect::<Vec<_>>(),
-            !self.backlog.is_empty(),
+            self.state.shared.mailbox.has_post(),
         )
     }
 
@@ -440,7 +442,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
 /// A loop that ends with work left fails every call, so that nobody waits for ever.
 impl<H: Handler, N: Net> Drop for Engine<H, N> {
     fn drop(&mut self) {
-        self.backlog.fail(self.state.shared.mailbox.close());
+        self.refuse_commands();
         let ids: Vec<_> = self.state.slots.iter().map(|(_, slot)| slot.id).collect();
         for id in ids {
             self.state.doom(id, CloseReason::Stopped);
