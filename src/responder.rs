@@ -19,8 +19,8 @@ use crate::{
 
 /// Answers one request, later and from any thread; does not block.
 ///
-/// Made by [`Conn::defer`](crate::Conn::defer). Dropped unanswered it answers with the error
-/// `unanswered`, where the format has errors. After the epoch in which the request came has ended,
+/// Made by [`Conn::defer`](crate::Conn::defer). A connection that drains waits for it. Dropped
+/// unanswered it answers with the error `unanswered`, where the format has errors. After the epoch in which the request came has ended,
 /// its answer goes nowhere.
 pub struct Responder<P: Protocol> {
     shared: Arc<Shared<P>>,
@@ -79,7 +79,6 @@ impl<P: Protocol> Responder<P> {
     /// As [`reply`](Self::reply); `NotAwaited` where the format has no errors.
     pub fn fail(mut self, code: u32, text: &str) -> Result<(), SendError> {
         if self.request.kind != Kind::Request {
-            self.is_answered = true;
             return Err(SendError::NotAwaited);
         }
         if !self.is_open() {
@@ -136,7 +135,7 @@ impl<P: Protocol> Responder<P> {
 
 impl<P: Protocol> Drop for Responder<P> {
     fn drop(&mut self) {
-        if !self.is_answered && self.request.kind == Kind::Request {
+        if !self.is_answered {
             let text = "the responder was dropped".to_owned();
             let _ = self.answer(Answer::Error { code: error_code::UNANSWERED, text });
         }

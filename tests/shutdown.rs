@@ -20,7 +20,7 @@ use std::{
 
 use common::{Event, PATIENCE, Peer, Running, Script, config, message};
 use longhaul::{
-    CloseReason, Config, Error, Incident, ReactorBuilder, SendError,
+    CallError, CloseReason, Config, Error, Incident, ReactorBuilder, SendError,
     protocol::{Any, Native, Tcpstream},
 };
 
@@ -233,30 +233,63 @@ fn stop_flushes_what_was_accepted_to_a_slow_reader() {
     assert!(server.events.so_far().is_empty(), "the last callback");
 }
 
-#[test]
-fn stop_lets_a_deferred_request_be_answered() {
-    let builder = ReactorBuilder::new(Native.into()).config(roomy()).stop_timeout(PATIENCE);
-    let script = Script::new().on_message(|conn, msg| {
-        let responder = conn.defer(&msg).unwrap();
-        conn.set_data(Some(responder));
+/// The handler keeps every request; the reactor stops; one is answered after that, and one dropped.
+fn stop_waits_for_responders(protocol: Any, request: impl Fn(u64, &[u8]) -> Vec<u8>) {
+    let builder = ReactorBuilder::new(protocol).config(roomy()).stop_timeout(PATIENCE);
+    let (keep, kept) = channel();
+    let script = Script::new().on_message(move |conn, msg| {
+        keep.send(conn.defer(&msg).unwrap()).unwrap();
     });
     let mut server =
         Running::start(builder, script, |reactor| reactor.listen("127.0.0.1:0").unwrap().1);
-    let mut peer = Peer::new(server.addr, Native);
+    let mut peer = Peer::new(server.addr, protocol);
     let id = server.events.connected();
-    peer.write(&common::request(1, b"slow one"));
-    assert_eq!(server.events.message(), b"slow one");
+    peer.write(&[request(1, b"slow one"), request(2, b"another")].concat());
+    let [answered, dropped] = [(); 2].map(|()| kept.recv_timeout(PATIENCE).unwrap());
     server.handle.stop();
-    server.ask(move |cx| {
-        let mut conn = cx.conn(id).expect("it drains");
-        let responder: Option<longhaul::Responder<Any>> =
-            conn.data_mut::<Option<longhaul::Responder<Any>>>().unwrap().take();
-        responder.unwrap().reply("done").unwrap();
-    });
+    let in_flight = server.ask(move |cx| cx.conn(id).unwrap().conn_stats().requests_in_flight);
+    assert_eq!(in_flight, 2, "it drains");
+    answered.reply("done").unwrap();
     peer.expect("done");
-    peer.expect_end();
+    assert!(server.ask(move |cx| cx.conn(id).is_some()), "it waits for the other");
+    drop(dropped);
+    while peer.receive().is_some() {} // an error, where the format has them
     drop(peer);
     server.join();
+}
+
+#[test]
+fn stop_waits_for_responders_on_native() {
+    stop_waits_for_responders(Native.into(), common::request);
+}
+
+/// Nothing on the wire says that an answer is awaited; that the handler deferred it does.
+#[test]
+fn stop_waits_for_responders_where_requests_are_not_marked() {
+    for protocol in ["tcpstream", "qtk3", "qtk2"] {
+        let protocol: Any = protocol.parse().unwrap();
+        stop_waits_for_responders(protocol, |_, body| message(&protocol, body));
+    }
+}
+
+#[test]
+fn peer_that_sends_no_more_is_still_answered_where_requests_are_not_marked() {
+    let (keep, kept) = channel();
+    let script = Script::new().on_message(move |conn, msg| {
+        keep.send(conn.defer(&msg).unwrap()).unwrap();
+    });
+    let server = Running::server(Tcpstream, roomy(), script);
+    let mut peer = Peer::new(server.addr, Tcpstream);
+    let id = server.events.connected();
+    peer.send("slow one");
+    let responder = kept.recv_timeout(PATIENCE).unwrap();
+    peer.half_close();
+    // Its end has arrived when a call to it ends.
+    let error = server.handle.call(id, "anybody?", PATIENCE).unwrap_err();
+    assert!(matches!(error, CallError::Disconnected { .. }), "{error:?}");
+    responder.reply("done").unwrap();
+    while peer.receive().expect("an answer") != b"done" {}
+    peer.expect_end();
 }
 
 #[test]

@@ -723,12 +723,19 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     /// A request that the format does not mark as one outlives its callback. What is told of the end
     /// of the epoch: this, or what was given before.
     pub(crate) fn defer_unmarked(&mut self, deferred: D) -> D {
-        self.talk_or_new().requests.unmarked_or(deferred).clone()
+        self.talk_or_new().requests.insert_unmarked(deferred).clone()
     }
 
     /// The request is being answered; `None` if that was done already.
     pub(crate) fn take_request(&mut self, id: &P::Id) -> Option<D> {
         self.talk.as_mut()?.requests.remove(id)
+    }
+
+    /// A request that the format does not mark is being answered, or will not be.
+    pub(crate) fn take_unmarked_request(&mut self) {
+        if let Some(talk) = &mut self.talk {
+            talk.requests.remove_unmarked();
+        }
     }
 
     pub(crate) fn requests_in_flight(&self) -> usize {

@@ -11,14 +11,20 @@ use std::{collections::HashMap, hash::Hash};
 pub(crate) struct OpenRequests<Id, D> {
     // The standard hasher: these ids are the peer's choice.
     table: HashMap<Id, D>,
-    /// What all requests share that the format does not mark as such: without a cancel, and with ids
-    /// that may repeat, they have nothing to be told but the end of the epoch.
-    unmarked: Option<D>,
+    unmarked: Unmarked<D>,
+}
+
+/// Requests that the format does not mark as such. Their ids may repeat, so they are only counted;
+/// there is no cancel, so they share what is told of the end of the epoch.
+#[derive(Debug)]
+struct Unmarked<D> {
+    count: usize,
+    deferred: Option<D>,
 }
 
 impl<Id: Copy + Eq + Hash, D> Default for OpenRequests<Id, D> {
     fn default() -> Self {
-        Self { table: HashMap::new(), unmarked: None }
+        Self { table: HashMap::new(), unmarked: Unmarked { count: 0, deferred: None } }
     }
 }
 
@@ -36,15 +42,24 @@ impl<Id: Copy + Eq + Hash, D> OpenRequests<Id, D> {
         self.table.get(id)
     }
 
-    pub(crate) fn unmarked_or(&mut self, new: D) -> &D {
-        self.unmarked.get_or_insert(new)
+    /// One that the format does not mark. What is told of the end of the epoch: `new`, or what was
+    /// given before.
+    pub(crate) fn insert_unmarked(&mut self, new: D) -> &D {
+        self.unmarked.count += 1;
+        self.unmarked.deferred.get_or_insert(new)
+    }
+
+    /// One that the format does not mark was answered, or will not be.
+    pub(crate) fn remove_unmarked(&mut self) {
+        self.unmarked.count = self.unmarked.count.saturating_sub(1);
     }
 
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = D> {
-        self.table.drain().map(|(_, deferred)| deferred).chain(self.unmarked.take())
+        self.unmarked.count = 0;
+        self.table.drain().map(|(_, deferred)| deferred).chain(self.unmarked.deferred.take())
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.table.len()
+        self.table.len() + self.unmarked.count
     }
 }

@@ -123,7 +123,8 @@ impl<P: Protocol> State<P> {
         }
     }
 
-    /// Answers a request that was deferred in this epoch.
+    /// Answers a request that was deferred in this epoch. Where the format has no errors, an error only
+    /// says that there will be no answer.
     pub(crate) fn respond(
         &mut self,
         id: ConnId,
@@ -136,14 +137,19 @@ impl<P: Protocol> State<P> {
             return Err(SendError::Closed);
         }
         let is_marked = request.kind == Kind::Request;
-        let is_cancelled = slot.link.take_request(&request.id);
-        if is_marked && is_cancelled.is_none() {
-            return Err(SendError::NotAwaited);
-        }
+        let is_cancelled = if is_marked {
+            slot.link
+                .take_request(&request.id)
+                .ok_or(SendError::NotAwaited)?
+                .load(Ordering::Acquire)
+        } else {
+            slot.link.take_unmarked_request();
+            false
+        };
         if slot.phase == Phase::Draining {
             self.mark_dirty(id);
         }
-        if is_cancelled.is_some_and(|is_cancelled| is_cancelled.load(Ordering::Acquire)) {
+        if is_cancelled {
             // The caller would drop it as late.
             return Err(SendError::Closed);
         }
