@@ -11,7 +11,6 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
     task::{Context as TaskContext, Poll},
-    thread,
     time::Duration,
 };
 
@@ -42,13 +41,9 @@ pub(crate) struct Shared<P: Protocol> {
     pub(crate) stats: SharedStats,
     /// Threads that are blocked until a call has ended.
     blocked: AtomicUsize,
-    /// Where they wait, if they are many.
+    /// Where they wait.
     pub(crate) bell: Arc<Bell>,
 }
-
-/// How often a thread that is alone with its call looks for the reply before it sleeps, yielding in
-/// between. Enough for a reply that comes within some 10 µs; to sleep and to be woken takes longer.
-const LOOKS: u32 = 32;
 
 /// What a post costs beside its body, as charged to the mailbox and to the connection.
 const POST_OVERHEAD: usize = FRAME_OVERHEAD;
@@ -83,20 +78,15 @@ impl<P: Protocol> Shared<P> {
 
     /// Blocks the thread until the call has ended.
     fn wait(&self, cell: &CallCell) -> Outcome {
-        // Many that yield would only pass the core around among themselves, and not to the loop.
-        let is_alone = self.blocked.fetch_add(1, Ordering::Relaxed) == 0;
-        if is_alone {
-            for _ in 0..LOOKS {
-                if !cell.is_waited_for() {
-                    break;
-                }
-                thread::yield_now();
-            }
-        }
-        let outcome = if is_alone { None } else { self.bell.wait(cell) };
-        let outcome = outcome.unwrap_or_else(|| cell.wait());
+        self.blocked.fetch_add(1, Ordering::Relaxed);
+        let outcome = self.bell.wait(cell).unwrap_or_else(|| cell.wait());
         self.blocked.fetch_sub(1, Ordering::Relaxed);
         outcome
+    }
+
+    /// Whether threads are blocked in calls.
+    pub(crate) fn has_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed) > 0
     }
 
     pub(crate) fn post(&self, command: Command<P>, bytes: usize) -> Result<(), SendError> {
@@ -243,8 +233,8 @@ impl<P: Protocol> Handle<P> {
     }
 
     /// Calls a peer and blocks this thread until the call has ended, which it does: with the reply,
-    /// or after `timeout`, or when the connection or the reactor ends. If no other thread is blocked, it
-    /// looks for the reply a few times, for some microseconds, before it sleeps.
+    /// or after `timeout`, or when the connection or the reactor ends. Meanwhile the loop looks for the
+    /// reply for up to 50 µs before it sleeps, as long as replies come that soon.
     ///
     /// # Errors
     ///

@@ -14,5 +14,6 @@ pub(crate) mod read_buffer;
 pub(crate) mod requests;
 pub(crate) mod rng;
 pub(crate) mod spares;
+pub(crate) mod spin;
 pub(crate) mod timer_wheel;
 pub(crate) mod write_queue;

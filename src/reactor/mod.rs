@@ -35,7 +35,7 @@ use self::{
 };
 use crate::{
     Config, ConnId, Context, DrainReport, Error, Handle, Handler, ListenerId, Stats,
-    core::{rng::Rng, timer_wheel::TimerWheel, write_queue::QueuePool},
+    core::{rng::Rng, spin::Spin, timer_wheel::TimerWheel, write_queue::QueuePool},
     handle::{Shared, on_loop},
     protocol::Protocol,
 };
@@ -415,7 +415,7 @@ impl<P: Protocol> ReactorBuilder<P> {
             stop: StopPhase::Running,
             stop_alarm: None,
             stop_timeout: self.stop_timeout,
-            busy_poll: self.busy_poll,
+            spin: Spin::new(self.busy_poll),
             max_connections: self.max_connections.unwrap_or(of_system).min(of_system),
             handler_type: handler_type::<H>(),
             first_call: self.first_call,

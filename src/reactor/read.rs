@@ -473,10 +473,13 @@ impl<H: Handler, N: Net> Engine<H, N> {
     ) {
         let error = error.map(|RemoteError { code, text }| CallError::Remote { code, text });
         match waiter {
-            Waiter::Cell(cell) => cell.end(match error {
-                Some(error) => Err(error),
-                None => Ok((reply.tag, reply.to_bytes())),
-            }),
+            Waiter::Cell(cell) => {
+                self.state.spin.note_reply();
+                cell.end(match error {
+                    Some(error) => Err(error),
+                    None => Ok((reply.tag, reply.to_bytes())),
+                });
+            }
             Waiter::Callback(callback) => {
                 let result = error.map_or(Ok(reply), Err);
                 self.with_conn(id, |handler, conn| callback(handler.as_any(), conn, result));

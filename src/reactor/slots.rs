@@ -21,6 +21,7 @@ use crate::{
         connection::{Connection, Role},
         moment::Moment,
         rng::Rng,
+        spin::Spin,
         timer_wheel::{TimerKey, TimerWheel},
         write_queue::{FRAME_OVERHEAD, QueuePool},
     },
@@ -251,8 +252,7 @@ pub(crate) struct State<P: Protocol> {
     pub(crate) stop: StopPhase,
     pub(crate) stop_alarm: Option<TimerKey>,
     pub(crate) stop_timeout: Duration,
-    /// How long to look for work before sleeping.
-    pub(crate) busy_poll: Duration,
+    pub(crate) spin: Spin,
     pub(crate) max_connections: usize,
     /// The type of the handler, for callbacks that name it.
     pub(crate) handler_type: std::any::TypeId,

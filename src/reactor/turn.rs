@@ -17,8 +17,11 @@ use super::{
     sockets::{Named, SocketTable},
 };
 use crate::{
-    CloseReason, Conn, ConnId, Context, Error, Handler, Incident, TimerId, core::moment::Moment,
-    error::NetworkError, handler::Timer, mailbox::Post,
+    CloseReason, Conn, ConnId, Context, Error, Handler, Incident, TimerId,
+    core::{moment::Moment, spin::Found},
+    error::NetworkError,
+    handler::Timer,
+    mailbox::Post,
 };
 
 /// Timers that run in one turn. A million at the same tick must not keep the sockets waiting.
@@ -55,10 +58,11 @@ impl<H: Handler, N: Net> Engine<H, N> {
             self.start();
         }
         self.events.clear();
-        if !self.spin(max_wait)? {
+        let spin = self.spin_limit(max_wait);
+        let found = self.spin(spin)?;
+        if found == Found::Nothing {
             // 1. How long to wait: not at all if work is left over, else until the next deadline.
-            let timeout =
-                self.timeout(max_wait.map(|wait| wait.saturating_sub(self.state.busy_poll)));
+            let timeout = self.timeout(max_wait.map(|wait| wait.saturating_sub(spin)));
             // 2. Wait for readiness.
             let polled = self.sockets.net.poll(&mut self.events, timeout);
             self.state.shared.mailbox.wake_up();
@@ -81,6 +85,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
         self.reap_all();
         self.finish_stop();
         self.state.shared.bell.ring();
+        if !spin.is_zero() {
+            self.state.spin.learn(found);
+        }
         self.state.stats.turns += 1;
         self.state.shared.stats.publish(&self.state.stats);
         Ok(())
@@ -108,23 +115,33 @@ impl<H: Handler, N: Net> Engine<H, N> {
         wait
     }
 
-    /// Looks for work without sleeping, for as long as the setting allows. Whether there is some, and
-    /// its events are there.
-    fn spin(&mut self, max_wait: Option<Duration>) -> Result<bool, Error> {
-        let limit = self.state.busy_poll.min(max_wait.unwrap_or(Duration::MAX));
-        if limit.is_zero() || self.has_work() {
-            return Ok(false);
+    /// How long to look for work before sleeping.
+    fn spin_limit(&mut self, max_wait: Option<Duration>) -> Duration {
+        if max_wait == Some(Duration::ZERO) || self.has_work() {
+            return Duration::ZERO;
+        }
+        let limit = self.state.spin.limit(self.state.shared.has_blocked());
+        limit.min(max_wait.unwrap_or(Duration::MAX))
+    }
+
+    /// Looks for work without sleeping, for up to `limit`.
+    fn spin(&mut self, limit: Duration) -> Result<Found, Error> {
+        if limit.is_zero() {
+            return Ok(Found::Nothing);
         }
         let net = &mut self.sockets.net;
         let until = net.now() + limit;
         let until = self.state.wheel.next_wake().map_or(until, |due| due.min(until));
         loop {
             net.poll(&mut self.events, Some(Duration::ZERO))?;
-            if !self.events.is_empty() || self.state.shared.mailbox.has_post() {
-                return Ok(true);
+            if !self.events.is_empty() {
+                return Ok(Found::Event);
+            }
+            if self.state.shared.mailbox.has_post() {
+                return Ok(Found::Post);
             }
             if net.now() >= until {
-                return Ok(false);
+                return Ok(Found::Nothing);
             }
             // Whoever has something else to do on this core comes first; perhaps it is the peer.
             std::thread::yield_now();
