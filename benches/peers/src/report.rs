@@ -139,7 +139,11 @@ pub fn machine() -> String {
         let output = output.filter(|output| output.status.success())?;
         Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
-    let commit = said("git", &["describe", "--always", "--dirty"]).unwrap_or_default();
+    // What is measured writes there itself.
+    let rest = ["status", "--porcelain", "--", ":/", ":(top,exclude)docs/performance"];
+    let is_dirty = said("git", &rest).is_some_and(|changes| !changes.is_empty());
+    let commit = said("git", &["describe", "--always"]).unwrap_or_default();
+    let commit = if is_dirty { format!("{commit}-dirty") } else { commit };
     let lines = [
         vec![String::new(), String::new()],
         vec!["date".into(), today()],
