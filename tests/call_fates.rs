@@ -13,10 +13,10 @@ mod common;
 
 use std::{sync::mpsc::channel, time::Duration};
 
-use common::{PATIENCE, Peer, Running, Script, config};
+use common::{PATIENCE, Peer, Running, Script, config, frame};
 use longhaul::{
-    Config, Fate, ReactorBuilder,
-    protocol::{Any, Native},
+    CallError, Config, Fate, ReactorBuilder,
+    protocol::{Any, Head, Kind, Native},
 };
 
 /// Everything that the peer gets until the end.
@@ -110,4 +110,32 @@ fn call_that_is_cancelled_as_not_sent_does_not_leave() {
         server.ask(move |cx| cx.conn(id).unwrap().cancel_call(call));
         ended.recv_timeout(PATIENCE).unwrap()
     });
+}
+
+/// The goaway of a peer names the last request that it handles: what came behind is proven unhandled
+/// and ends at once, what came before is still answered, and nothing more is asked.
+#[test]
+fn goaway_proves_which_calls_were_not_handled() {
+    let server = Running::server(Native, Config::new(), Script::new());
+    let mut peer = Peer::new(server.addr, Native);
+    let conn = server.events.connected();
+    let calls = ["first", "second"].map(|body| server.handle.call_async(conn, body, PATIENCE));
+    let mut next_request = || loop {
+        let (head, body) = peer.next_frame().expect("a request");
+        if head.kind == Kind::Request {
+            return (head, body);
+        }
+    };
+    let [(first, _), (second, _)] = [next_request(), next_request()];
+    assert_ne!(first.id, second.id);
+    peer.write(&frame(&Native.into(), &Head::new(Kind::Goaway, first.id), b"maintenance"));
+    let [handled, excluded] = calls;
+    let error = excluded.wait().unwrap_err();
+    assert_eq!((&error, error.fate()), (&CallError::PeerDraining, Fate::NotSent));
+    let refused = server.handle.call(conn, "third", PATIENCE).unwrap_err();
+    assert_eq!(refused, CallError::PeerDraining);
+    peer.write(&frame(&Native.into(), &Head::new(Kind::Reply, first.id), b"done"));
+    assert_eq!(handled.wait().unwrap(), "done");
+    peer.half_close();
+    assert_eq!(requests(&mut peer), [b""; 0], "nothing more was asked");
 }
