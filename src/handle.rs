@@ -236,6 +236,9 @@ impl<P: Protocol> Handle<P> {
     /// or after `timeout`, or when the connection or the reactor ends. Meanwhile the loop looks for the
     /// reply for up to 50 µs before it sleeps, as long as replies come that soon.
     ///
+    /// The timeout counts from when the loop takes the call. That is at once, but for a callback that
+    /// keeps the loop.
+    ///
     /// # Errors
     ///
     /// See [`CallError`]; [`CallError::fate`] tells whether the request may have left.
