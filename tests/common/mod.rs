@@ -548,7 +548,12 @@ pub fn config(set: impl FnOnce(&mut Config)) -> Config {
     config
 }
 
-/// Open descriptors of this process.
+/// Open descriptors of this process: the fewest of a few looks, as the test harness and the C library
+/// have one open for a moment now and then. One that leaked is there at each look.
 pub fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").unwrap().count()
+    let look = |_| {
+        pass(Duration::from_millis(2));
+        std::fs::read_dir("/proc/self/fd").unwrap().count()
+    };
+    (0..5).map(look).min().unwrap()
 }
