@@ -10,6 +10,7 @@ use std::time::Duration;
 /// woken on a virtual machine, and at this limit a wait that is in vain costs no more than two of those.
 const FOR_CALLERS: Duration = Duration::from_micros(50);
 
+/// After so many looks in vain, with no reply between, the loop sleeps at once.
 const MOST_LUCK: u32 = 16;
 
 /// One in so many waits is tried all the same, so that better times are noticed. Odd, because waits for

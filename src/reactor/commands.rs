@@ -84,7 +84,10 @@ pub(crate) enum CloseMode {
 impl<H: Handler, N: Net> Engine<H, N> {
     /// Takes what was posted and runs it, in order and within the budget.
     pub(super) fn run_commands(&mut self) {
-        self.state.shared.mailbox.take(&mut self.posts, COMMANDS_PER_TURN);
+        // Some are left if a turn was cut short.
+        if self.posts.is_empty() {
+            self.state.shared.mailbox.take(&mut self.posts, COMMANDS_PER_TURN);
+        }
         while let Some(post) = self.posts.pop_front() {
             self.state.stats.commands += 1;
             self.run(post.command);
