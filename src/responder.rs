@@ -20,8 +20,8 @@ use crate::{
 /// Answers one request, later and from any thread; does not block.
 ///
 /// Made by [`Conn::defer`](crate::Conn::defer). A connection that drains waits for it. Dropped
-/// unanswered it answers with the error `unanswered`, where the format has errors. After the epoch in which the request came has ended,
-/// its answer goes nowhere.
+/// unanswered it answers with the error `unanswered`, where the format has errors. After the epoch in
+/// which the request came has ended, its answer goes nowhere.
 pub struct Responder<P: Protocol> {
     shared: Arc<Shared<P>>,
     conn: ConnId,

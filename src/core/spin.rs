@@ -11,7 +11,7 @@ use std::time::Duration;
 const FOR_CALLERS: Duration = Duration::from_micros(50);
 
 /// After so many looks in vain, with no reply between, the loop sleeps at once.
-const MOST_LUCK: u32 = 16;
+pub(crate) const MOST_LUCK: u32 = 16;
 
 /// One in so many waits is tried all the same, so that better times are noticed. Odd, because waits for
 /// a call and for its reply take turns.
@@ -72,6 +72,11 @@ impl Spin {
             Found::Post => self.luck,
             Found::Nothing | Found::Event => self.luck.saturating_sub(1),
         };
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn luck(&self) -> u32 {
+        self.luck
     }
 }
 

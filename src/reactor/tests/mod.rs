@@ -7,3 +7,4 @@ mod fleet;
 mod ledger;
 mod outages;
 mod rules;
+mod spin;
