@@ -14,6 +14,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
+    CallId,
     bell::Bell,
     error::CallError,
     sync::{self, Mutex, lock},
@@ -30,7 +31,7 @@ pub(crate) struct CallCell {
 
 #[derive(Debug)]
 enum State {
-    Waiting { number: Option<u64>, sleeper: Sleeper },
+    Waiting { call: Option<CallId>, sleeper: Sleeper },
     Done(Outcome),
     Over,
 }
@@ -47,16 +48,16 @@ enum Sleeper {
 
 impl CallCell {
     pub(crate) fn new() -> Self {
-        Self { state: Mutex::new(State::Waiting { number: None, sleeper: Sleeper::Nobody }) }
+        Self { state: Mutex::new(State::Waiting { call: None, sleeper: Sleeper::Nobody }) }
     }
 
     // ---- the loop's side ----
 
-    /// The call is queued under this number. False if nobody waits any more.
-    pub(crate) fn started(&self, call_number: u64) -> bool {
+    /// The call is queued under this id. False if nobody waits any more.
+    pub(crate) fn started(&self, id: CallId) -> bool {
         match &mut *lock(&self.state) {
-            State::Waiting { number, .. } => {
-                *number = Some(call_number);
+            State::Waiting { call, .. } => {
+                *call = Some(id);
                 true
             }
             _ => false,
@@ -141,20 +142,20 @@ impl CallCell {
         Poll::Pending
     }
 
-    /// The number of the call, once the loop has queued it and until it ends.
-    pub(crate) fn number(&self) -> Option<u64> {
+    /// The id of the call, once the loop has queued it and until it ends.
+    pub(crate) fn call(&self) -> Option<CallId> {
         match &*lock(&self.state) {
-            State::Waiting { number, .. } => *number,
+            State::Waiting { call, .. } => *call,
             _ => None,
         }
     }
 
-    /// Nobody waits any more. The number under which the loop has the call, if it is in flight.
-    pub(crate) fn abandon(&self) -> Option<u64> {
+    /// Nobody waits any more. The id under which the loop has the call, if it is in flight.
+    pub(crate) fn abandon(&self) -> Option<CallId> {
         // Its waker is dropped after the lock is released.
         let before = std::mem::replace(&mut *lock(&self.state), State::Over);
         match before {
-            State::Waiting { number, .. } => number,
+            State::Waiting { call, .. } => call,
             _ => None,
         }
     }

@@ -37,7 +37,7 @@ const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// config.validate()?;
 /// # Ok::<(), longhaul::ConfigError>(())
 /// ```
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Config {
     pub(crate) heartbeat: Option<Duration>,
     pub(crate) idle_timeout: Option<Duration>,
@@ -406,10 +406,18 @@ impl Config {
         self.reconnect.validate()
     }
 
+    /// Above how much of what a peer's own messages caused, in bytes with overhead, reading from it
+    /// pauses: the high watermark, or half the hard limit where that is lower, so that there is room
+    /// left for what comes before reading stops.
+    #[inline]
+    pub(crate) fn choke_mark(&self) -> usize {
+        self.high_watermark.min(self.hard_limit / 2)
+    }
+
     /// The interval of heartbeats on a protocol; `None`: off.
     pub(crate) fn heartbeat_for(&self, by: HeartbeatBy) -> Option<Duration> {
         let default = match self.idle_timeout {
-            Some(idle) if !idle.is_zero() => DEFAULT_HEARTBEAT.min(idle * 2 / 3),
+            Some(idle) if !idle.is_zero() => DEFAULT_HEARTBEAT.min(idle - idle / 3),
             _ => DEFAULT_HEARTBEAT,
         };
         Self::beat(self.heartbeat, by, default).filter(|_| by != HeartbeatBy::Nobody)

@@ -10,14 +10,15 @@ use std::{
 };
 
 use crate::{
-    Body, Bytes, CallError, CallId, CloseReason, Config, ConnId, ConnStats, DrainReport, Error,
-    Handle, Handler, ListenerId, Message, Reply, Responder, SendError, Stats, Tagged, Target,
-    TimerId,
+    Body, Bytes, CallError, CallId, Config, ConnId, ConnStats, DrainReport, Error, Handle, Handler,
+    ListenerId, Message, Reply, Responder, SendError, Stats, Tagged, Target, TimerId,
     handler::Audience,
     protocol::{Correlation, Head, Kind, Protocol},
     reactor::{
+        close::CloseMode,
         net::ListenOptions,
-        slots::{Alarm, Phase, State, Waiter},
+        slot::{Phase, Slot, Waiter},
+        slots::{Alarm, State},
         sockets::Sockets,
     },
 };
@@ -31,7 +32,7 @@ pub struct Context<'a, P: Protocol> {
 impl<P: Protocol> Context<'_, P> {
     /// A connection that exists: is up, or dialled and waiting.
     pub fn conn(&mut self, id: ConnId) -> Option<Conn<'_, P>> {
-        self.state.get(id).filter(|slot| slot.phase != Phase::Lingering)?;
+        self.state.get(id).filter(|slot| slot.exists())?;
         Some(Conn { cx: Context { state: self.state, sockets: self.sockets }, id })
     }
 
@@ -58,7 +59,7 @@ impl<P: Protocol> Context<'_, P> {
         T: TryInto<Target>,
         Error: From<T::Error>,
     {
-        let profile = self.state.profiles[0].clone();
+        let profile = self.state.profiles.defaults().clone();
         self.connect_with(target, &profile.protocol, &profile.config)
     }
 
@@ -90,7 +91,7 @@ impl<P: Protocol> Context<'_, P> {
         config: &Config,
     ) -> Result<ConnId, Error> {
         config.validate()?;
-        if !self.is_running() {
+        if !self.state.is_running() {
             return Err(Error::Stopped);
         }
         Ok(self.dial(target, protocol, config))
@@ -102,7 +103,7 @@ impl<P: Protocol> Context<'_, P> {
     ///
     /// As [`listen_with`](Self::listen_with).
     pub fn listen(&mut self, addr: impl ToSocketAddrs) -> Result<(ListenerId, SocketAddr), Error> {
-        let profile = self.state.profiles[0].clone();
+        let profile = self.state.profiles.defaults().clone();
         self.listen_with(addr, &profile.protocol, &profile.config)
     }
 
@@ -119,7 +120,7 @@ impl<P: Protocol> Context<'_, P> {
         config: &Config,
     ) -> Result<(ListenerId, SocketAddr), Error> {
         config.validate()?;
-        if !self.is_running() {
+        if !self.state.is_running() {
             return Err(Error::Stopped);
         }
         let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "no address to listen on");
@@ -147,6 +148,9 @@ impl<P: Protocol> Context<'_, P> {
         config: &Config,
     ) -> Result<(ListenerId, SocketAddr), Error> {
         config.validate()?;
+        if !self.state.is_running() {
+            return Err(Error::Stopped);
+        }
         let adopt = |sockets: &mut dyn Sockets, id, options: &ListenOptions| {
             sockets.adopt_listener(id, listener, options)
         };
@@ -165,12 +169,15 @@ impl<P: Protocol> Context<'_, P> {
         config: &Config,
     ) -> Result<ConnId, Error> {
         config.validate()?;
+        if !self.state.is_running() {
+            return Err(Error::Stopped);
+        }
         Ok(self.take_over(stream, protocol, config)?)
     }
 
     /// Stops listening; what was accepted stays. False if there is no such listener.
     pub fn close_listener(&mut self, id: ListenerId) -> bool {
-        self.drop_listener(id)
+        self.drop_listener(id).is_some()
     }
 
     /// Stops listening, and drains every connection that the listener accepted, each within its
@@ -178,11 +185,11 @@ impl<P: Protocol> Context<'_, P> {
     /// [`Incident::ListenerDrained`](crate::Incident::ListenerDrained) then says what was cut. False if
     /// there is no such listener.
     pub fn drain_listener(&mut self, id: ListenerId) -> bool {
-        let is_known = self.drop_listener(id);
-        if is_known {
-            self.begin_drain(id);
+        let connections = self.drop_listener(id);
+        if let Some(connections) = connections {
+            self.begin_drain(id, connections);
         }
-        is_known
+        connections.is_some()
     }
 
     /// Takes back the messages of which [`Incident::Undelivered`](crate::Incident::Undelivered) tells,
@@ -248,10 +255,6 @@ impl<P: Protocol> Context<'_, P> {
     pub fn handle(&self) -> Handle<P> {
         Handle::new(self.state.shared.clone())
     }
-
-    fn is_running(&self) -> bool {
-        self.state.stop == crate::reactor::slots::StopPhase::Running
-    }
 }
 
 impl<P: Protocol> fmt::Debug for Context<'_, P> {
@@ -308,10 +311,8 @@ impl<P: Protocol> Conn<'_, P> {
         let tag = body.tag().unwrap_or(msg.head.tag);
         let head = Head { tag, ..Head::new(kind, msg.head.id) };
         let sent = self.cx.state.send_frame(self.id, &head, body);
-        if sent.is_err()
-            && let Some(asked) = msg.asked
-        {
-            asked.is_settled.set(false);
+        if sent.is_err() && kind == Kind::Reply {
+            self.cx.state.answering = Some(msg.head.id);
         }
         sent
     }
@@ -338,7 +339,7 @@ impl<P: Protocol> Conn<'_, P> {
     pub fn defer(&mut self, msg: &Message<'_, P>) -> Result<Responder<P>, SendError> {
         self.settle(msg)?;
         let slot = self.cx.state.get(self.id).ok_or(SendError::Closed)?;
-        let epoch = slot.epoch;
+        let epoch = slot.epoch.number;
         let is_cancelled = self.cx.state.defer(self.id, msg.head);
         Ok(Responder::new(
             self.cx.state.shared.clone(),
@@ -353,16 +354,13 @@ impl<P: Protocol> Conn<'_, P> {
     }
 
     /// The message is being answered: the kind of the answer.
-    fn settle(&self, msg: &Message<'_, P>) -> Result<Kind, SendError> {
-        let is_awaited = match msg.asked {
-            _ if msg.arrival.conn != self.id => false,
-            Some(asked) => !asked.is_settled.replace(true),
-            None => msg.head.kind == Kind::Plain,
-        };
-        if !is_awaited {
-            return Err(SendError::NotAwaited);
+    fn settle(&mut self, msg: &Message<'_, P>) -> Result<Kind, SendError> {
+        let is_own = msg.arrival.conn == self.id;
+        match msg.asked {
+            Some(_) if is_own && self.cx.state.answering.take().is_some() => Ok(Kind::Reply),
+            None if is_own && msg.head.kind == Kind::Plain => Ok(Kind::Plain),
+            _ => Err(SendError::NotAwaited),
         }
-        Ok(if msg.asked.is_some() { Kind::Reply } else { Kind::Plain })
     }
 
     /// Calls the peer; `callback` is given the handler, the connection and the reply or why there
@@ -398,23 +396,27 @@ impl<P: Protocol> Conn<'_, P> {
 
     /// Gives up a call of ours: it ends as cancelled, and the peer is told where the format can.
     pub fn cancel_call(&mut self, call: CallId) {
-        self.cx.state.give_up(self.id, call.0, false);
+        self.cx.state.give_up(self.id, call, false);
     }
 
     /// Closes the connection for good: nothing more is received, what is queued is flushed for up to
     /// the close timeout. A dialled connection is not dialled again.
     pub fn close(&mut self) {
-        self.cx.close_for_good(self.id, Phase::Closing, CloseReason::Closed);
+        self.end(CloseMode::Close);
     }
 
     /// As [`close`](Self::close), but lets what is in flight finish first.
     pub fn drain(&mut self) {
-        self.cx.close_for_good(self.id, Phase::Draining, CloseReason::Closed);
+        self.end(CloseMode::Drain);
     }
 
     /// Drops the connection for good, with what is queued.
     pub fn abort(&mut self) {
-        self.cx.abort(self.id);
+        self.end(CloseMode::Abort);
+    }
+
+    fn end(&mut self, mode: CloseMode) {
+        self.cx.state.end_for_good(self.id, mode, mode.reason());
     }
 
     /// Takes back the messages that were accepted and not given to the system whole, oldest first:
@@ -427,7 +429,7 @@ impl<P: Protocol> Conn<'_, P> {
     /// nobody can tell.
     pub fn take_unsent(&mut self) -> Vec<Tagged<Bytes>> {
         match self.cx.state.get_mut(self.id) {
-            Some(slot) if slot.is_doomed => slot.link.take_unsent(),
+            Some(slot) if slot.phase == Phase::Dropped => slot.link.take_unsent(),
             _ => Vec::new(),
         }
     }
@@ -435,14 +437,14 @@ impl<P: Protocol> Conn<'_, P> {
     /// Stops reading from the peer; what arrives waits in the system, and slows the peer down.
     pub fn pause(&mut self) {
         if let Some(slot) = self.cx.state.get_mut(self.id) {
-            slot.is_paused = true;
+            slot.epoch.is_paused = true;
         }
     }
 
     /// Goes on reading.
     pub fn resume(&mut self) {
         if let Some(slot) = self.cx.state.get_mut(self.id) {
-            slot.is_paused = false;
+            slot.epoch.is_paused = false;
             self.cx.state.mark_ready(self.id);
         }
     }
@@ -452,7 +454,7 @@ impl<P: Protocol> Conn<'_, P> {
     pub fn set_timer(&mut self, after: Duration, token: u64) -> TimerId {
         let timer = self.cx.insert_timer(after, token, Some(self.id));
         if let Some(slot) = self.cx.state.get_mut(self.id) {
-            slot.own.get_or_insert_default().timers.push(timer.0);
+            slot.own.get_or_insert_default().timers.insert(timer.0);
         }
         timer
     }
@@ -521,7 +523,7 @@ impl<P: Protocol> Conn<'_, P> {
 
     /// Whether this side dialled.
     pub fn is_dialled(&self) -> bool {
-        self.cx.state.get(self.id).is_some_and(crate::reactor::slots::Slot::is_dialled)
+        self.cx.state.get(self.id).is_some_and(Slot::is_dialled)
     }
 
     /// The listener that accepted the connection.
@@ -532,7 +534,7 @@ impl<P: Protocol> Conn<'_, P> {
     /// How many times the connection was established: 1 the first time, more after reconnects, 0
     /// before.
     pub fn epoch(&self) -> u32 {
-        self.cx.state.get(self.id).map_or(0, |slot| slot.epoch)
+        self.cx.state.get(self.id).map_or(0, |slot| slot.epoch.number)
     }
 
     /// Bytes queued and not yet written, with the overhead that each frame is charged.
@@ -543,7 +545,7 @@ impl<P: Protocol> Conn<'_, P> {
     /// Whether the queue is below its watermark: if not,
     /// [`on_writable`](Handler::on_writable) will say when to go on.
     pub fn is_writable(&self) -> bool {
-        self.cx.state.get(self.id).is_some_and(|slot| slot.is_up() && !slot.is_above)
+        self.cx.state.get(self.id).is_some_and(|slot| slot.is_up() && !slot.epoch.is_above_high)
     }
 
     /// What the present epoch has counted.
@@ -594,26 +596,5 @@ impl<'a, P: Protocol> Deref for Conn<'a, P> {
 impl<P: Protocol> DerefMut for Conn<'_, P> {
     fn deref_mut(&mut self) -> &mut Self::Target {
         &mut self.cx
-    }
-}
-
-/// What the callbacks and the mailbox share.
-impl<P: Protocol> Context<'_, P> {
-    /// Ends a connection and its redialling.
-    pub(crate) fn close_for_good(&mut self, id: ConnId, phase: Phase, reason: CloseReason) {
-        if let Some(slot) = self.state.get_mut(id) {
-            slot.is_final = true;
-            self.state.close(id, phase, reason);
-            self.state.publish(id);
-        }
-    }
-
-    /// Drops a connection for good.
-    pub(crate) fn abort(&mut self, id: ConnId) {
-        if let Some(slot) = self.state.get_mut(id) {
-            slot.is_final = true;
-            self.state.doom(id, CloseReason::Aborted);
-            self.state.publish(id);
-        }
     }
 }

@@ -1,8 +1,12 @@
 //! One error type for each kind of question: was it accepted, how did the call end, why did the
 //! connection end.
 
+mod peer_text;
+
 use std::{borrow::Cow, error, fmt, io, time::Duration};
 
+pub use self::peer_text::PeerText;
+pub(crate) use self::peer_text::Printable;
 use crate::{ConnId, ListenerId, protocol::DecodeError};
 
 /// The result of what can fail as a whole: building, listening, running.
@@ -256,7 +260,9 @@ impl fmt::Display for CallError {
             Self::Remote { code, text } if text.is_empty() => {
                 write!(f, "the peer failed: code {code}")
             }
-            Self::Remote { code, text } => write!(f, "the peer failed: {text} (code {code})"),
+            Self::Remote { code, text } => {
+                write!(f, "the peer failed: {} (code {code})", Printable(text))
+            }
             Self::Timeout { fate } => write!(f, "no answer in time ({fate})"),
             Self::Cancelled { fate } => write!(f, "cancelled ({fate})"),
             Self::Disconnected { reason, fate } => write!(f, "disconnected: {reason} ({fate})"),
@@ -357,8 +363,8 @@ pub enum CloseReason {
     },
     /// The peer said that it goes away.
     PeerGoaway {
-        /// The reason that it gave; may be empty.
-        text: String,
+        /// The reason that it gave, at most 4096 bytes; may be empty.
+        text: PeerText,
     },
     /// The network failed.
     Network(
@@ -610,6 +616,27 @@ pub enum Incident {
         /// When the next round starts, counted from now; `None`: never, the id is gone.
         retry_in: Option<Duration>,
     },
+    /// A dialled connection ended although more was to be expected: it was closed, or the reactor stops,
+    /// while it was down. Its id is gone. A connection ends with this, with
+    /// [`on_disconnect`](crate::Handler::on_disconnect) or with [`DialFailed`](Self::DialFailed), the
+    /// latter two naming no other attempt.
+    Gone {
+        /// Which connection.
+        conn: ConnId,
+        /// What was dialled.
+        target: String,
+    },
+    /// A connection that was accepted ended before it was up: the peer's hello did not come, or was none.
+    HandshakeFailed {
+        /// Which connection; the id is gone.
+        conn: ConnId,
+        /// Which listener accepted it; `None` if the application brought the socket.
+        listener: Option<ListenerId>,
+        /// The address of the peer.
+        peer: std::net::SocketAddr,
+        /// Why.
+        reason: CloseReason,
+    },
     /// Messages that were accepted from another thread, or kept for a connection that was down, and
     /// then found none to be sent on; [`Context::take_undelivered`](crate::Context::take_undelivered)
     /// hands them back.
@@ -650,6 +677,12 @@ impl fmt::Display for Incident {
                     Some(delay) => write!(f, "; again in {delay:?}"),
                     None => f.write_str("; given up"),
                 }
+            }
+            Self::Gone { conn, target } => {
+                write!(f, "connection {conn} to {target} was closed while it was down")
+            }
+            Self::HandshakeFailed { conn, peer, reason, .. } => {
+                write!(f, "connection {conn} from {peer} did not come up: {reason}")
             }
             Self::Undelivered { conn, messages } => {
                 write!(f, "connection {conn}: {messages} messages were not delivered")

@@ -27,7 +27,8 @@ use crate::{
     mailbox::{Mailbox, Refused},
     protocol::{Native, Protocol},
     reactor::{
-        commands::{CloseMode, Closure, Command},
+        close::CloseMode,
+        commands::{Closure, Command},
         net::Wake,
         send::as_call_error,
     },
@@ -538,7 +539,7 @@ pub struct PendingCall<P: Protocol> {
 impl<P: Protocol> PendingCall<P> {
     /// The id of the call, once the loop has queued its request and until it ends.
     pub fn id(&self) -> Option<CallId> {
-        self.state.as_ref().ok()?.number().map(CallId)
+        self.state.as_ref().ok()?.call()
     }
 
     /// Blocks this thread until the call has ended.
@@ -579,10 +580,10 @@ impl<P: Protocol> Future for PendingCall<P> {
 impl<P: Protocol> Drop for PendingCall<P> {
     fn drop(&mut self) {
         if let Ok(cell) = &self.state
-            && let Some(number) = cell.abandon()
+            && let Some(call) = cell.abandon()
         {
             let conn = self.conn;
-            let _ = self.shared.post_control(Command::CancelCall { conn, number });
+            let _ = self.shared.post_control(Command::CancelCall { conn, call });
         }
     }
 }

@@ -96,7 +96,12 @@ pub trait Handler: Sized + 'static {
     /// panicked. Default: logged as a warning.
     fn on_error(&mut self, cx: &mut Context<'_, Self::Protocol>, incident: &Incident) {
         let _ = cx;
-        log::warn!("{incident}");
+        // Whoever scans ports must not fill the log.
+        let level = match incident {
+            Incident::HandshakeFailed { .. } => log::Level::Debug,
+            _ => log::Level::Warn,
+        };
+        log::log!(level, "{incident}");
     }
 
     /// What the callback of a call is given as its handler: this one, unless it wraps another.
@@ -143,13 +148,11 @@ pub(crate) struct Asked {
     /// When the caller stops waiting.
     pub(crate) deadline: Cell<Option<Moment>>,
     pub(crate) now: Moment,
-    /// Whether it was answered or deferred.
-    pub(crate) is_settled: Cell<bool>,
 }
 
 impl Asked {
     pub(crate) const fn new(now: Moment) -> Self {
-        Self { deadline: Cell::new(None), now, is_settled: Cell::new(false) }
+        Self { deadline: Cell::new(None), now }
     }
 }
 

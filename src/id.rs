@@ -83,19 +83,32 @@ pub struct TimerId(pub(crate) crate::core::timer_wheel::TimerKey);
 
 /// Names one call of ours on one connection, before and after its reply.
 ///
-/// Ids grow within an epoch and are not reused in it.
+/// Numbers grow within an epoch and are not reused in it. They start anew in the next one, so the id
+/// also says to which it belongs: that of an earlier epoch finds nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct CallId(pub(crate) u64);
+pub struct CallId {
+    epoch: u32,
+    number: u64,
+}
 
 impl CallId {
-    /// The id as a number: what `native` and `tcpstream` put on the wire.
+    pub(crate) const fn new(epoch: u32, number: u64) -> Self {
+        Self { epoch, number }
+    }
+
+    /// The [epoch](crate::Conn::epoch) of its connection in which the call was made.
+    pub const fn epoch(self) -> u32 {
+        self.epoch
+    }
+
+    /// The call's number within its epoch: what `native` and `tcpstream` put on the wire.
     pub const fn as_u64(self) -> u64 {
-        self.0
+        self.number
     }
 }
 
 impl fmt::Display for CallId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.number.fmt(f)
     }
 }

@@ -71,7 +71,7 @@ pub use crate::{
     context::{Conn, Context},
     error::{
         CallError, CloseReason, CloseReport, ClosedBy, ConfigError, DrainReport, Error, Fate,
-        Incident, LimitBy, NetworkError, Result, SendError, error_code,
+        Incident, LimitBy, NetworkError, PeerText, Result, SendError, error_code,
     },
     handle::{Handle, PendingCall},
     handler::{Audience, Candidate, Handler, Message, Reply, Timer},

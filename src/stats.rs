@@ -45,6 +45,8 @@ stats! {
     dialled,
     /// Rounds of dialling that failed.
     dials_failed,
+    /// Accepted connections that ended before they were up, as no hello of the peer's came.
+    handshakes_failed,
     /// Epochs that ended, of accepted and dialled connections.
     disconnected,
     /// Messages received: requests, replies and pushes.

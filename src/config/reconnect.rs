@@ -1,6 +1,12 @@
 //! When a dialled connection is dialled again.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    mem,
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::error::ConfigError;
 
@@ -27,7 +33,12 @@ pub struct Reconnect {
     pub(crate) healthy_after: Duration,
     /// The delay after a healthy connection was lost, where it is not that of the first attempt.
     pub(crate) after_loss: Option<Duration>,
+    /// The longest time for which a peer can keep us from dialling it again.
+    pub(crate) longest_hint: Duration,
 }
+
+/// A goaway can name any time up to 49 days.
+const LONGEST_HINT: Duration = Duration::from_mins(5);
 
 #[derive(Clone)]
 pub(crate) enum Delay {
@@ -83,9 +94,22 @@ impl Reconnect {
         self
     }
 
+    /// The longest time for which a peer's goaway can keep us from dialling it again: a longer one that
+    /// it names counts as this. Zero: what it names is ignored. Default: 5 minutes.
+    #[must_use]
+    pub const fn longest_hint(mut self, time: Duration) -> Self {
+        self.longest_hint = time;
+        self
+    }
+
     const fn with(delay: Delay) -> Self {
-        let healthy_after = Duration::from_secs(10);
-        Self { delay, max_attempts: None, healthy_after, after_loss: None }
+        Self {
+            delay,
+            max_attempts: None,
+            healthy_after: Duration::from_secs(10),
+            after_loss: None,
+            longest_hint: LONGEST_HINT,
+        }
     }
 
     pub(super) fn validate(&self) -> Result<(), ConfigError> {
@@ -122,6 +146,23 @@ impl PartialEq for Reconnect {
             && self.max_attempts == other.max_attempts
             && self.healthy_after == other.healthy_after
             && self.after_loss == other.after_loss
+            && self.longest_hint == other.longest_hint
+    }
+}
+
+impl Eq for Reconnect {}
+
+/// As [`PartialEq`]: a policy of the application is known by where it is.
+impl Hash for Reconnect {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        mem::discriminant(&self.delay).hash(state);
+        match &self.delay {
+            Delay::Never => {}
+            Delay::Fixed(delay) => delay.hash(state),
+            Delay::Exponential { first, cap } => (first, cap).hash(state),
+            Delay::Custom(policy) => Arc::as_ptr(policy).addr().hash(state),
+        }
+        (self.max_attempts, self.healthy_after, self.after_loss, self.longest_hint).hash(state);
     }
 }
 
@@ -137,6 +178,7 @@ impl fmt::Debug for Reconnect {
         text.field("max_attempts", &self.max_attempts)
             .field("healthy_after", &self.healthy_after)
             .field("after_loss", &self.after_loss)
+            .field("longest_hint", &self.longest_hint)
             .finish()
     }
 }

@@ -1,7 +1,8 @@
 //! One connection, as far as it can be decided without a socket.
 //!
-//! Routes frames to what handles them: limits to the hello, replies to the pending table, pings to
-//! the write queue, the rest to the handler. Every mechanism has a file of its own.
+//! Routes frames to what handles them: limits to the greeting, replies to the pending table, pings to
+//! the write queue, goodbyes to the farewell, the rest to the handler. Every mechanism has a file of
+//! its own.
 //!
 //! ```text
 //! bytes ─▶ decode ─▶ route ─┬▶ Message    for the handler
@@ -19,7 +20,10 @@ use bytes::Bytes;
 
 use super::{
     calls::{Pending, PendingCalls},
-    heartbeat::{Due, Heartbeat, Rules},
+    farewell::{FAREWELL, Farewell},
+    frame_clock::{self, FrameClock},
+    greeting::{Greeting, own_rules},
+    heartbeat::{AWAY, Due, Heartbeat, Rules},
     intake::{Intake, Load},
     moment::Moment,
     read_buffer::{LARGE_FRAME, ReadBuffer},
@@ -31,13 +35,13 @@ use crate::{
     Tagged,
     body::Body,
     config::Config,
-    error::{CloseReason, LimitBy},
+    error::{CloseReason, LimitBy, PeerText},
     protocol::{
         Correlation, DecodeError, Decoded, Goaway, Head, HeartbeatBy, Hello, Kind, Protocol,
     },
 };
 
-/// The longest text of an error or a goaway, in bytes; a longer one is cut.
+/// The longest text of an error or a goaway, in bytes, of ours and of the peer's; a longer one is cut.
 const MAX_TEXT: usize = 4096;
 
 /// Which side made the connection.
@@ -58,18 +62,15 @@ pub(crate) struct Connection<P: Protocol, W, D> {
     salt: u64,
     pushes: u64,
 
-    peer: PeerLimits,
+    greeting: Greeting,
     role: Role,
-    /// The peer's hello came, or the protocol has none.
-    is_greeted: bool,
     /// The last request of the peer's that is handled.
     last_request: Option<P::Id>,
     /// What only a connection that comes to its end has.
-    ending: Option<Box<Ending<P::Id>>>,
+    farewell: Option<Box<Farewell<P::Id>>>,
     heartbeat: Heartbeat,
     intake: Intake,
-    /// When the frame that is half received must be whole.
-    frame_by: Option<Moment>,
+    frame: FrameClock,
     pub(crate) counts: Counts,
 }
 
@@ -80,42 +81,6 @@ struct Talk<Id, W, D> {
     /// Bytes of frames written since there is this; control frames that overtake aside.
     written: u64,
 }
-
-#[derive(Debug)]
-struct Ending<Id> {
-    /// The peer takes no new requests; the last of ours that it handles.
-    last_handled: Option<Id>,
-    farewell: Farewell,
-    /// When closing ends, whatever is left.
-    close_by: Option<Moment>,
-}
-
-/// What the peer's hello says; until it is there, our own.
-#[derive(Clone, Copy, Debug)]
-struct PeerLimits {
-    max_body: u32,
-    max_in_flight: u32,
-    idle_timeout_ms: u32,
-}
-
-/// How far we have come in saying that we take no new requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Farewell {
-    None,
-    /// The notice went out, with a ping behind it: what the peer sent before it knew comes before
-    /// the pong. A peer that does not answer is not waited for after this moment.
-    Noticed {
-        until: Moment,
-    },
-    /// The peer knows the last request that is handled.
-    Final,
-}
-
-/// The body of the ping behind the notice of a goaway, to know its pong by.
-const FAREWELL: &[u8] = b"goaway";
-
-/// How long the answer to the notice of a goaway is waited for.
-const NOTICE: Duration = Duration::from_millis(500);
 
 /// What a connection counts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -139,8 +104,20 @@ pub(crate) enum Route<W, D> {
     Ended(Pending<W>, Option<RemoteError>),
     /// It cancels a request of the peer's that is in flight.
     Cancelled(D),
-    /// The peer takes no new requests, with this reason.
-    Goaway { text: String, redial_after: Duration },
+    /// The peer takes no new requests, with this reason. `excludes`: it handles fewer of ours than it
+    /// said before.
+    Goaway { text: PeerText, redial_after: Duration, excludes: bool },
+}
+
+/// What a deadline that has passed asks for.
+#[derive(Debug)]
+pub(crate) enum Overdue {
+    /// The peer is not there, or takes nothing: drop the connection.
+    Abort(CloseReason),
+    /// Close the connection, and say what is queued.
+    Close(CloseReason),
+    /// The peer said that it goes away, and does not: leave it.
+    Leave,
 }
 
 /// What the peer answered to a call that failed.
@@ -161,7 +138,7 @@ pub(crate) enum CallRefusal {
 
 impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     pub(crate) fn new(protocol: P, role: Role, config: &Config, salt: u64, now: Moment) -> Self {
-        let is_greeted = !protocol.has_hello();
+        let greeting = Greeting::new(protocol.has_hello(), config);
         Self {
             protocol,
             read: ReadBuffer::default(),
@@ -169,31 +146,29 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             talk: None,
             salt,
             pushes: 0,
-            peer: PeerLimits {
-                max_body: u32::try_from(config.max_body).unwrap_or(u32::MAX),
-                max_in_flight: u32::try_from(config.max_calls).unwrap_or(u32::MAX),
-                idle_timeout_ms: 0,
-            },
+            greeting,
             role,
-            is_greeted,
             last_request: None,
-            ending: None,
+            farewell: None,
             heartbeat: Heartbeat::new(now),
             intake: Intake::default(),
-            frame_by: None,
+            frame: FrameClock::default(),
             counts: Counts::default(),
         }
     }
 
-    /// The epoch begins: queues what a new connection says first.
+    /// The peers are connected: queues what a new connection says first.
     pub(crate) fn open(&mut self, config: &Config, pool: &mut QueuePool, now: Moment) {
         self.heartbeat = Heartbeat::new(now);
         if !self.protocol.has_hello() {
             return;
         }
         let rules = self.own_rules(config);
+        // 0 means never.
         let millis = |duration: Option<Duration>| {
-            duration.map_or(0, |duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX))
+            duration.map_or(0, |duration| {
+                u32::try_from(duration.as_millis()).unwrap_or(u32::MAX).max(1)
+            })
         };
         let hello = Hello::new(
             u32::try_from(config.max_body).unwrap_or(u32::MAX),
@@ -225,8 +200,8 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             if body.start > body.end || body.end > *len || *len == 0 {
                 return Err(DecodeError::Contract("a frame without bytes or a body outside of it"));
             }
-            if self.protocol.has_hello() && self.is_greeted == (head.kind == Kind::Hello) {
-                return Err(if self.is_greeted {
+            if self.protocol.has_hello() && self.is_greeted() == (head.kind == Kind::Hello) {
+                return Err(if self.is_greeted() {
                     DecodeError::SecondHello
                 } else {
                     DecodeError::HelloMissing { found: head.kind }
@@ -245,12 +220,10 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     /// Bytes wait in the system, or here, and it is our doing that they were not handled: the peer's
     /// deadlines begin anew.
-    pub(crate) fn handle_unread(&mut self, config: &Config, now: Moment) {
+    pub(crate) fn handle_unread(&mut self, now: Moment) {
         self.heartbeat.heard(now);
-        if self.frame_by.is_some() {
-            self.frame_by = now.checked_add(config.frame_timeout);
-        }
-        if !self.is_greeted {
+        self.frame.restart(now);
+        if !self.is_greeted() {
             self.heartbeat = Heartbeat::new(now);
         }
     }
@@ -270,20 +243,15 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         }
     }
 
-    /// The start of a frame of this length (0: not known) is there and the rest is not. Whether that
-    /// sets a deadline that was not there before.
-    pub(crate) fn frame_began(&mut self, len: usize, config: &Config, now: Moment) -> bool {
-        let is_new = self.frame_by.is_none();
-        if is_new {
-            let at_rate = Duration::from_secs((len / config.frame_rate) as u64);
-            self.frame_by = now.checked_add(config.frame_timeout.saturating_add(at_rate));
-        }
-        is_new
+    /// The start of a frame is there and the rest is not. Whether that sets a deadline that was not
+    /// there before.
+    pub(crate) fn frame_began(&mut self, now: Moment) -> bool {
+        self.frame.start(now)
     }
 
     /// No frame is half received, or not the one that was.
     pub(crate) const fn frame_ended(&mut self) {
-        self.frame_by = None;
+        self.frame.stop();
     }
 
     /// Whether a whole frame is a message for the handler, in the cases that need no more than a look.
@@ -301,7 +269,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         if self.talk.as_ref().is_some_and(|talk| talk.requests.get(&id).is_some()) {
             return Err(DecodeError::DuplicateRequest);
         }
-        if self.farewell() != Farewell::Final {
+        if !self.farewell.as_ref().is_some_and(|farewell| farewell.is_final()) {
             self.last_request = Some(id);
         }
         Ok(())
@@ -325,19 +293,19 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             }
             Kind::Plain => {
                 self.counts.messages_in += 1;
-                Ok(match self.take_call(&head.id) {
+                Ok(match self.answered_call(&head.id, now) {
                     Some(pending) => Route::Ended(pending, None),
                     None => Route::Message,
                 })
             }
             Kind::Reply => {
                 self.counts.messages_in += 1;
-                Ok(self.end_call(&head.id, None))
+                Ok(self.end_call(&head.id, None, now))
             }
             Kind::Error => {
                 self.counts.messages_in += 1;
-                let text = String::from_utf8_lossy(body).into_owned();
-                Ok(self.end_call(&head.id, Some(RemoteError { code: head.tag, text })))
+                let error = RemoteError { code: head.tag, text: text_of(body) };
+                Ok(self.end_call(&head.id, Some(error), now))
             }
             Kind::Hello => self.handle_hello(body).map(|()| Route::Done),
             Kind::Ping => {
@@ -359,10 +327,14 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
                 None => Route::Done,
             }),
             Kind::Goaway => {
-                self.ending_or_new().last_handled = Some(head.id);
+                let Self { protocol, farewell, .. } = self;
+                let is_lower = |before: &P::Id| !protocol.may_be_handled(before, &head.id);
+                let excludes =
+                    farewell.get_or_insert_default().handle_goaway(head.id, is_lower, now);
                 Ok(Route::Goaway {
-                    text: String::from_utf8_lossy(body).into_owned(),
+                    text: text_of(body).into(),
                     redial_after: Duration::from_millis(u64::from(head.millis)),
+                    excludes,
                 })
             }
         }
@@ -370,13 +342,14 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     fn handle_hello(&mut self, body: &[u8]) -> Result<(), DecodeError> {
         let hello = self.protocol.decode_hello(body)?;
-        self.is_greeted = true;
-        self.peer = PeerLimits {
-            max_body: hello.max_body,
-            max_in_flight: hello.max_in_flight,
-            idle_timeout_ms: hello.idle_timeout_ms,
-        };
+        self.greeting.handle_hello(&hello);
         Ok(())
+    }
+
+    /// Whether the peer's hello came, or there is none to wait for.
+    #[inline]
+    pub(crate) const fn is_greeted(&self) -> bool {
+        self.greeting.is_done()
     }
 
     fn handle_ping(&mut self, head: &Head<P::Id>, body: &[u8], pool: &mut QueuePool, now: Moment) {
@@ -399,8 +372,8 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         }
     }
 
-    fn end_call(&mut self, id: &P::Id, error: Option<RemoteError>) -> Route<W, D> {
-        if let Some(pending) = self.take_call(id) {
+    fn end_call(&mut self, id: &P::Id, error: Option<RemoteError>, now: Moment) -> Route<W, D> {
+        if let Some(pending) = self.answered_call(id, now) {
             return Route::Ended(pending, error);
         }
         self.counts.late_replies = self.counts.late_replies.saturating_add(1);
@@ -408,15 +381,22 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         Route::Done
     }
 
-    // ---- our goaway ----
+    fn answered_call(&mut self, id: &P::Id, now: Moment) -> Option<Pending<W>> {
+        let pending = self.take_call(id)?;
+        if let Some(farewell) = &mut self.farewell {
+            farewell.handle_answer(now);
+        }
+        Some(pending)
+    }
+
+    // ---- goodbyes ----
 
     /// Tells the peer, where the format can, that soon no new requests are taken.
     pub(crate) fn begin_farewell(&mut self, pool: &mut QueuePool, now: Moment) {
         let Some(id) = self.protocol.goaway_id(Goaway::Notice) else { return };
-        if self.farewell() != Farewell::None {
+        if !self.farewell.get_or_insert_default().notice(now) {
             return;
         }
-        self.ending_or_new().farewell = Farewell::Noticed { until: now + NOTICE };
         let ping = self.next_push_id();
         let queue = self.out.get_or_insert_with(|| pool.take());
         queue.push_urgent(|out| self.protocol.encode(&Head::new(Kind::Goaway, id), &[], out));
@@ -425,10 +405,9 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     /// Tells the peer which request is the last that is handled, once it knows of the notice.
     fn finish_farewell(&mut self, pool: &mut QueuePool) {
-        if !self.is_noticed() {
+        if !self.farewell.as_mut().is_some_and(|farewell| farewell.finish()) {
             return;
         }
-        self.ending_or_new().farewell = Farewell::Final;
         let last = self.last_request;
         if let Some(id) = self.protocol.goaway_id(Goaway::Final { last }) {
             let queue = self.out.get_or_insert_with(|| pool.take());
@@ -438,32 +417,33 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     /// Whether requests are still taken although the connection drains.
     pub(crate) fn is_noticed(&self) -> bool {
-        matches!(self.farewell(), Farewell::Noticed { .. })
-    }
-
-    fn farewell(&self) -> Farewell {
-        self.ending.as_ref().map_or(Farewell::None, |ending| ending.farewell)
+        self.farewell.as_ref().is_some_and(|farewell| farewell.is_noticed())
     }
 
     /// The last request of ours that the peer handles, where it has said so.
     fn last_handled(&self) -> Option<P::Id> {
-        self.ending.as_ref()?.last_handled
+        self.farewell.as_ref()?.last_handled()
     }
 
-    /// When closing ends, whatever is left.
+    /// Whether the peer said that it goes away.
+    pub(crate) fn is_left(&self) -> bool {
+        self.last_handled().is_some()
+    }
+
+    /// When closing ends, whatever is left; `None` also where it takes as long as it takes.
     #[inline]
     pub(crate) fn close_by(&self) -> Option<Moment> {
-        self.ending.as_ref()?.close_by
+        self.farewell.as_ref()?.close_by()
     }
 
-    pub(crate) fn set_close_by(&mut self, by: Option<Moment>) {
-        self.ending_or_new().close_by = by;
+    /// Closing has begun, and takes this long at the most; what was said before holds.
+    pub(crate) fn close_within(&mut self, time: Duration, now: Moment) {
+        self.farewell.get_or_insert_default().close_within(time, now);
     }
 
-    fn ending_or_new(&mut self) -> &mut Ending<P::Id> {
-        self.ending.get_or_insert_with(|| {
-            Box::new(Ending { last_handled: None, farewell: Farewell::None, close_by: None })
-        })
+    /// Closing takes this long at the most, counted anew.
+    pub(crate) fn close_anew(&mut self, time: Duration, now: Moment) {
+        self.farewell.get_or_insert_default().close_anew(time, now);
     }
 
     /// Takes the calls of ours that the peer's goaway says it will not handle.
@@ -480,13 +460,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     /// The longest body that may be sent, and whose limit that is.
     #[inline]
     pub(crate) fn body_limit(&self, config: &Config) -> (usize, LimitBy) {
-        let ours = config.max_body.min(self.protocol.largest_body());
-        let peers = self.peer.max_body as usize;
-        if self.protocol.has_hello() && self.is_greeted && peers < ours {
-            (peers, LimitBy::Peer)
-        } else {
-            (ours, LimitBy::Us)
-        }
+        self.greeting.body_limit(config.max_body.min(self.protocol.largest_body()))
     }
 
     /// Queues a frame.
@@ -522,7 +496,8 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     /// Queues an error as the answer to a request.
     pub(crate) fn push_error(&mut self, id: P::Id, code: u32, text: &str, pool: &mut QueuePool) {
         let head = Head { tag: code, ..Head::new(Kind::Error, id) };
-        self.push_frame(&head, cut(text), What::Answer, pool);
+        let text = cut(text, MAX_TEXT.min(self.protocol.largest_body()));
+        self.push_frame(&head, text, What::Answer, pool);
     }
 
     /// The id of a message that nobody answers.
@@ -619,6 +594,13 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         self.intake.is_open(load, config)
     }
 
+    /// Whether another message may be handled, as far as deferred requests are concerned that the format
+    /// does not mark as such: one too many of them can't be refused, so it is not read.
+    #[inline]
+    pub(crate) fn has_request_room(&self, config: &Config) -> bool {
+        self.talk.as_ref().is_none_or(|talk| talk.requests.unmarked() < config.max_requests)
+    }
+
     pub(crate) const fn is_choked(&self) -> bool {
         self.intake.is_choked()
     }
@@ -643,7 +625,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         if self.last_handled().is_some() {
             return Err(CallRefusal::PeerDraining);
         }
-        let limit = config.max_calls.min(self.peer.max_in_flight as usize);
+        let limit = self.greeting.max_calls(config.max_calls);
         let salt = self.salt;
         let first = first.unwrap_or_else(|| self.protocol.first_call(salt));
         let calls = &mut self.talk_or_new().calls;
@@ -762,55 +744,72 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     /// The earliest moment at which [`handle_timeout`](Self::handle_timeout) has something to do.
     pub(crate) fn poll_timeout(&self, config: &Config) -> Option<Moment> {
         // A connection that closes has only its end to wait for.
-        if let Some(by) = self.close_by() {
-            return Some(match self.farewell() {
-                Farewell::Noticed { until } => by.min(until),
-                _ => by,
-            });
+        if let Some(farewell) = &self.farewell
+            && farewell.is_closing()
+        {
+            return farewell.poll_timeout();
         }
-        let hello = self.hello_by(config);
         let since = self.stalled_since();
         [
-            hello,
+            self.hello_by(config),
             since.and_then(|since| since.checked_add(config.write_timeout)),
-            self.frame_by,
+            self.frame.deadline(self.read.frame_len(), config),
             self.heartbeat.poll_timeout(self.rules(config)),
             self.intake.poll_timeout(since, config),
+            self.leave_by(config),
         ]
         .into_iter()
         .flatten()
         .min()
     }
 
-    /// Judges the deadlines, and queues a ping that is due. Why the connection must close, if it must.
+    /// Judges the deadlines, and queues a ping that is due. What must be done because of one, if
+    /// something must.
     pub(crate) fn handle_timeout(
         &mut self,
         config: &Config,
         pool: &mut QueuePool,
         now: Moment,
-    ) -> Option<CloseReason> {
-        if self.close_by().is_some() {
-            if matches!(self.farewell(), Farewell::Noticed { until } if now >= until) {
+    ) -> Option<Overdue> {
+        if let Some(farewell) = &self.farewell
+            && farewell.is_closing()
+        {
+            if farewell.is_notice_over(now) {
                 self.finish_farewell(pool);
             }
             return None;
         }
         let is_over = |limit: Option<Moment>| limit.is_some_and(|limit| now >= limit);
         if is_over(self.hello_by(config)) {
-            return Some(CloseReason::HelloTimeout(config.hello_timeout));
+            return Some(Overdue::Close(CloseReason::HelloTimeout(config.hello_timeout)));
         }
-        if is_over(self.frame_by) {
-            return Some(CloseReason::FrameTimeout(config.frame_timeout));
+        let frame_len = self.read.frame_len();
+        if is_over(self.frame.deadline(frame_len, config)) {
+            let limit = frame_clock::limit(frame_len, config);
+            return Some(Overdue::Close(CloseReason::FrameTimeout(limit)));
+        }
+        if let Some(queue) = &mut self.out
+            && let Some(since) = &mut queue.stalled_since
+            && let Some(limit) = since.checked_add(config.write_timeout)
+            && now >= limit
+        {
+            if now.saturating_duration_since(limit) < AWAY {
+                return Some(Overdue::Abort(CloseReason::WriteStalled(config.write_timeout)));
+            }
+            // We were away, and perhaps the peer was, too: it is given as much time again.
+            *since = now;
         }
         let stalled_since = self.stalled_since();
-        if is_over(stalled_since.and_then(|since| since.checked_add(config.write_timeout))) {
-            return Some(CloseReason::WriteStalled(config.write_timeout));
+        if is_over(self.leave_by(config)) {
+            return Some(Overdue::Leave);
         }
         self.intake.handle_timeout(stalled_since, config, now);
         let rules = self.rules(config);
         match self.heartbeat.handle_timeout(rules, now) {
             Due::Nothing => None,
-            Due::Dead => rules.idle_timeout.map(CloseReason::IdleTimeout),
+            Due::Dead => {
+                rules.idle_timeout.map(|limit| Overdue::Abort(CloseReason::IdleTimeout(limit)))
+            }
             Due::Ping => {
                 let id = self.next_push_id();
                 let queue = self.out.get_or_insert_with(|| pool.take());
@@ -822,43 +821,28 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     /// When the peer's hello must have come, if it has not.
     fn hello_by(&self, config: &Config) -> Option<Moment> {
-        if self.is_greeted {
+        if self.is_greeted() {
             None
         } else {
             self.heartbeat.began().checked_add(config.hello_timeout)
         }
     }
 
+    /// When we leave a peer that said goaway and does not close.
+    fn leave_by(&self, config: &Config) -> Option<Moment> {
+        let is_in_flight =
+            self.calls_in_flight() > 0 || self.requests_in_flight() > 0 || self.has_output();
+        self.farewell.as_ref()?.leave_by(is_in_flight, config)
+    }
+
     /// Our rules, as the settings have them.
     fn own_rules(&self, config: &Config) -> Rules {
-        let by = self.protocol.heartbeat();
-        let pings = match by {
-            HeartbeatBy::Nobody => false,
-            HeartbeatBy::Dialler => self.role == Role::Dialled,
-            HeartbeatBy::Both => true,
-        };
-        Rules {
-            interval: config.heartbeat_for(by).filter(|_| pings),
-            is_periodic: by == HeartbeatBy::Dialler,
-            idle_timeout: config.idle_timeout_for(by),
-        }
+        own_rules(&self.protocol, self.role == Role::Dialled, config)
     }
 
     /// Our rules, faster where the peer would otherwise give us up.
     fn rules(&self, config: &Config) -> Rules {
-        let mut rules = self.own_rules(config);
-        if !self.is_greeted {
-            // It has the hello to send, within the time for that.
-            rules.interval = None;
-        }
-        let peers = Duration::from_millis(u64::from(self.peer.idle_timeout_ms));
-        if !peers.is_zero()
-            && let Some(interval) = &mut rules.interval
-            && peers < *interval
-        {
-            *interval = peers / 3;
-        }
-        rules
+        self.greeting.rules(self.own_rules(config))
     }
 
     pub(crate) const fn role(&self) -> Role {
@@ -869,7 +853,13 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 /// The most bytes of pongs that wait for a peer which does not take them.
 const MAX_URGENT: usize = 16 * 1024;
 
-/// A text that fits in a control frame, cut at a character.
-fn cut(text: &str) -> &str {
-    if text.len() <= MAX_TEXT { text } else { &text[..text.floor_char_boundary(MAX_TEXT)] }
+/// A text of at most `max` bytes, cut at a character.
+fn cut(text: &str, max: usize) -> &str {
+    if text.len() <= max { text } else { &text[..text.floor_char_boundary(max)] }
+}
+
+/// A peer's text: what is no UTF-8 replaced, and not longer than we keep.
+fn text_of(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&body[..body.len().min(MAX_TEXT)]);
+    cut(&text, MAX_TEXT).to_owned()
 }

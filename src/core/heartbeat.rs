@@ -37,7 +37,7 @@ pub(crate) enum Due {
 }
 
 /// A loop that comes this much too late was away itself; its peers are given one more round.
-const AWAY: Duration = Duration::from_secs(1);
+pub(crate) const AWAY: Duration = Duration::from_secs(1);
 
 /// What is known of the peer's life.
 #[derive(Clone, Copy, Debug)]

@@ -34,11 +34,12 @@ pub(crate) struct Intake {
 impl Intake {
     /// More was queued, or some was written. Whether the peer is choked and was not before.
     #[inline]
-    pub(crate) const fn update(&mut self, caused: usize, config: &Config) -> bool {
+    pub(crate) fn update(&mut self, caused: usize, config: &Config) -> bool {
         let was_choked = self.is_choked;
-        if caused > config.high_watermark {
+        let mark = config.choke_mark();
+        if caused > mark {
             self.is_choked = true;
-        } else if caused <= config.low_watermark {
+        } else if caused <= config.low_watermark.min(mark) {
             *self = Self { is_choked: false, is_stuck: false };
         }
         self.is_choked && !was_choked

@@ -6,6 +6,9 @@
 pub(crate) mod backoff;
 pub(crate) mod calls;
 pub(crate) mod connection;
+pub(crate) mod farewell;
+pub(crate) mod frame_clock;
+pub(crate) mod greeting;
 pub(crate) mod heartbeat;
 pub(crate) mod intake;
 pub(crate) mod moment;

@@ -64,8 +64,9 @@ impl<Id> OfflineQueue<Id> {
         Some(kept)
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.messages.len()
+    /// What the next message takes in a write queue.
+    pub(crate) fn next_cost(&self) -> Option<usize> {
+        Some(self.messages.front()?.cost())
     }
 
     /// What waits, with the overhead of each message.

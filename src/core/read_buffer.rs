@@ -7,6 +7,8 @@
 
 use bytes::Bytes;
 
+use super::moment::Moment;
+
 /// The longest frame, in bytes, that is put together in the shared buffer.
 pub(crate) const LARGE_FRAME: usize = 64 * 1024;
 
@@ -29,20 +31,50 @@ struct Kept {
     filled: usize,
     /// Bytes of the frame at the front if it is being put together here; 0: it is not.
     large: usize,
+    /// Bytes of the frame at the front, as far as known; 0: not yet.
+    frame_len: usize,
+    /// When the oldest of the whole frames in here was received, where a budget or a pause left some.
+    waits_since: Option<Moment>,
 }
 
 /// The length of a frame that does not say where it ends.
 const ENDLESS: usize = usize::MAX;
 
 impl ReadBuffer {
-    /// Keeps what is left of a read, to be put in front of the next one.
-    pub(crate) fn keep(&mut self, rest: &[u8]) {
+    /// Keeps what is left of a read, the start of a frame of `frame_len` bytes (0: not known yet), to be
+    /// put in front of the next one.
+    pub(crate) fn keep(&mut self, rest: &[u8], frame_len: usize) {
         self.keep_in(Vec::new(), rest, 0);
+        if let Some(kept) = &mut self.0 {
+            kept.frame_len = frame_len;
+        }
+    }
+
+    /// Keeps whole frames, which were received then and wait to be handled, and what is behind them.
+    pub(crate) fn keep_waiting(&mut self, rest: &[u8], since: Moment) {
+        self.keep_in(Vec::new(), rest, 0);
+        if let Some(kept) = &mut self.0 {
+            kept.waits_since = Some(since);
+        }
+    }
+
+    /// Since when whole frames wait in here, if some do.
+    #[inline]
+    pub(crate) fn waits_since(&self) -> Option<Moment> {
+        self.0.as_ref()?.waits_since
+    }
+
+    /// Bytes of the frame at the front, as far as known; 0: not yet, or there is none.
+    pub(crate) fn frame_len(&self) -> usize {
+        self.0.as_ref().map_or(0, |kept| kept.frame_len)
     }
 
     /// Keeps the start of a frame of `frame_len` bytes, to be completed here, in a buffer that is empty.
     pub(crate) fn keep_large(&mut self, rest: &[u8], frame_len: usize, buffer: Vec<u8>) {
         self.keep_in(buffer, rest, frame_len);
+        if let Some(kept) = &mut self.0 {
+            kept.frame_len = frame_len;
+        }
     }
 
     /// Keeps the start of a frame that does not say where it ends, to be completed here.
@@ -54,7 +86,13 @@ impl ReadBuffer {
         debug_assert!(self.is_empty() && bytes.is_empty());
         if !rest.is_empty() {
             bytes.extend_from_slice(rest);
-            self.0 = Some(Box::new(Kept { bytes, filled: rest.len(), large }));
+            self.0 = Some(Box::new(Kept {
+                bytes,
+                filled: rest.len(),
+                large,
+                frame_len: 0,
+                waits_since: None,
+            }));
         }
     }
 
@@ -157,7 +195,8 @@ mod tests {
     #[test]
     fn what_is_kept_comes_back_in_front() {
         let mut buffer = ReadBuffer::default();
-        buffer.keep(b"abc");
+        buffer.keep(b"abc", 7);
+        assert_eq!((buffer.frame_len(), buffer.waits_since()), (7, None));
         let mut shared = [0; 8];
         assert_eq!(buffer.restore(&mut shared), 3);
         assert_eq!(&shared[..3], b"abc");

@@ -54,6 +54,11 @@ impl<Id: Copy + Eq + Hash, D> OpenRequests<Id, D> {
         self.unmarked.count = self.unmarked.count.saturating_sub(1);
     }
 
+    /// Those that the format does not mark.
+    pub(crate) const fn unmarked(&self) -> usize {
+        self.unmarked.count
+    }
+
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = D> {
         self.unmarked.count = 0;
         self.table.drain().map(|(_, deferred)| deferred).chain(self.unmarked.deferred.take())

@@ -16,7 +16,7 @@
 //! |---|---|---|---|---|---|---|
 //! | 0 | hello | 20 to 1024 | | 5 | ping | 0 to 125 |
 //! | 1 | push | any | | 6 | pong | 0 to 125 |
-//! | 2 | request | any | | 7 | goaway | any |
+//! | 2 | request | any | | 7 | goaway | 0 to 4096 |
 //! | 3 | reply | any | | 8 | cancel | 0 |
 //! | 4 | error | 0 to 4096 | | | | |
 //!
@@ -272,10 +272,10 @@ const fn code_of(kind: Kind) -> u8 {
 const fn control_lengths(kind: Kind) -> Option<RangeInclusive<u32>> {
     match kind {
         Kind::Hello => Some(HELLO_LENGTHS),
-        Kind::Error => Some(0..=4096),
+        Kind::Error | Kind::Goaway => Some(0..=4096),
         Kind::Ping | Kind::Pong => Some(0..=125),
         Kind::Cancel => Some(0..=0),
-        Kind::Push | Kind::Request | Kind::Reply | Kind::Goaway | Kind::Plain => None,
+        Kind::Push | Kind::Request | Kind::Reply | Kind::Plain => None,
     }
 }
 

@@ -39,7 +39,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
                         return self.accept_failed(id, error);
                     }
                     self.state.stats.accepted += 1;
-                    self.open(conn);
+                    self.establish(conn);
                 }
                 Some(Err(error)) => match error.kind() {
                     io::ErrorKind::WouldBlock => {

@@ -5,14 +5,9 @@ use std::{any::Any, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{
-    net::Net,
-    send::Answer,
-    slots::{Alarm, Drain, Phase, Slot, StopPhase, Waiter},
-    turn::Engine,
-};
+use super::{close::CloseMode, net::Net, send::Answer, slot::Waiter, turn::Engine};
 use crate::{
-    CloseReason, ConnId, Context, DrainReport, Handler, ListenerId, Tagged,
+    CallId, ConnId, Context, Handler, Tagged,
     call_cell::CallCell,
     error::{CallError, Fate},
     handler::Audience,
@@ -50,7 +45,7 @@ pub(crate) enum Command<P: Protocol> {
     },
     CancelCall {
         conn: ConnId,
-        number: u64,
+        call: CallId,
     },
     Respond {
         conn: ConnId,
@@ -73,14 +68,6 @@ pub(crate) enum Command<P: Protocol> {
     },
 }
 
-/// How a connection is ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CloseMode {
-    Drain,
-    Close,
-    Abort,
-}
-
 impl<H: Handler, N: Net> Engine<H, N> {
     /// Takes what was posted and runs it, in order and within the budget.
     pub(super) fn run_commands(&mut self) {
@@ -91,6 +78,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         while let Some(post) = self.posts.pop_front() {
             self.state.stats.commands += 1;
             self.run(post.command);
+            self.state.serving = None;
         }
     }
 
@@ -121,7 +109,10 @@ impl<H: Handler, N: Net> Engine<H, N> {
             Command::Call { conn, tag, body, timeout, cell, charged } => {
                 self.on_call(conn, Tagged(tag, body), timeout, &cell, charged);
             }
-            Command::CancelCall { conn, number } => self.state.give_up(conn, number, false),
+            Command::CancelCall { conn, call } => {
+                self.state.serving = Some(conn);
+                self.state.give_up(conn, call, false);
+            }
             Command::Respond { conn, epoch, request, answer } => {
                 self.on_respond(conn, epoch, &request, answer);
             }
@@ -146,10 +137,19 @@ impl<H: Handler, N: Net> Engine<H, N> {
         body: Tagged<Bytes>,
         charged: usize,
     ) {
-        self.state.shared.board.release(conn.slot(), charged);
-        if let Err((_, body)) = self.state.send(conn, id, body) {
+        self.begin_charged(conn, charged);
+        let sent = self.state.send(conn, id, body);
+        self.state.release_charge();
+        if let Err((_, body)) = sent {
             self.state.note_undelivered(conn, body);
         }
+    }
+
+    /// A command is run for which room was reserved on the board. It is given back when what the command
+    /// queued is published, so that in between nobody sees room that is not there.
+    fn begin_charged(&mut self, conn: ConnId, charged: usize) {
+        self.state.serving = Some(conn);
+        self.state.charged = Some((conn, charged));
     }
 
     fn on_broadcast(&mut self, audience: Audience, tag: u32, body: Bytes) {
@@ -167,18 +167,18 @@ impl<H: Handler, N: Net> Engine<H, N> {
         cell: &Arc<CallCell>,
         charged: usize,
     ) {
-        self.state.shared.board.release(conn.slot(), charged);
-        if !cell.is_waited_for() {
-            return;
-        }
-        match self.state.call(conn, body, timeout, Waiter::Cell(cell.clone())) {
-            Ok(id) => {
-                if !cell.started(id.as_u64()) {
-                    self.state.give_up(conn, id.as_u64(), false);
+        self.begin_charged(conn, charged);
+        if cell.is_waited_for() {
+            match self.state.call(conn, body, timeout, Waiter::Cell(cell.clone())) {
+                Ok(call) => {
+                    if !cell.started(call) {
+                        self.state.give_up(conn, call, false);
+                    }
                 }
+                Err((error, _)) => cell.end(Err(error)),
             }
-            Err((error, _)) => cell.end(Err(error)),
         }
+        self.state.release_charge();
     }
 
     fn on_respond(
@@ -188,55 +188,14 @@ impl<H: Handler, N: Net> Engine<H, N> {
         request: &Head<<H::Protocol as Protocol>::Id>,
         answer: Answer<Tagged<Bytes>>,
     ) {
+        self.state.serving = Some(conn);
         if let Err(error) = self.state.respond(conn, epoch, request, answer) {
             log::debug!("connection {conn}: an answer went nowhere: {error}");
         }
     }
 
     fn on_close(&mut self, conn: ConnId, mode: CloseMode) {
-        let mut cx = self.context();
-        match mode {
-            CloseMode::Drain => cx.close_for_good(conn, Phase::Draining, CloseReason::Closed),
-            CloseMode::Close => cx.close_for_good(conn, Phase::Closing, CloseReason::Closed),
-            CloseMode::Abort => cx.abort(conn),
-        }
-    }
-}
-
-impl<P: Protocol> Context<'_, P> {
-    /// The connections that a closed listener accepted drain.
-    pub(crate) fn begin_drain(&mut self, listener: ListenerId) {
-        let is_its = |slot: &Slot<P>| slot.listener == Some(listener);
-        let ids: Vec<_> = self
-            .state
-            .slots
-            .iter()
-            .filter(|(_, slot)| is_its(slot))
-            .map(|(_, slot)| slot.id)
-            .collect();
-        let left = ids.len();
-        self.state.drains.push(Drain { listener, left, report: DrainReport::default() });
-        for id in ids {
-            self.close_for_good(id, Phase::Draining, CloseReason::Closed);
-        }
-    }
-
-    /// No new work from now on: listeners close, connections drain, for up to `timeout`.
-    pub(crate) fn begin_stop(&mut self, timeout: Duration) {
-        if self.state.stop != StopPhase::Running {
-            return;
-        }
-        self.state.stop = StopPhase::Stopping;
-        let listeners: Vec<_> = self.state.listeners.iter().map(|listener| listener.id).collect();
-        for id in listeners {
-            self.drop_listener(id);
-        }
-        let ids: Vec<_> = self.state.slots.iter().map(|(_, slot)| slot.id).collect();
-        for id in ids {
-            self.close_for_good(id, Phase::Draining, CloseReason::Stopped);
-        }
-        if let Some(deadline) = self.state.now.checked_add(timeout) {
-            self.state.stop_alarm = Some(self.state.wheel.insert(deadline, Alarm::Stop));
-        }
+        self.state.serving = Some(conn);
+        self.state.end_for_good(conn, mode, mode.reason());
     }
 }

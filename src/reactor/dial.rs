@@ -7,13 +7,15 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    panic::{AssertUnwindSafe, catch_unwind},
     str::FromStr,
     time::Duration,
 };
 
 use super::{
     net::StreamOptions,
-    slots::{Alarm, Phase, State},
+    slot::{Epoch, Phase, Readiness},
+    slots::{Alarm, State},
 };
 use crate::{
     ConnId, Context, Error,
@@ -107,6 +109,20 @@ pub(crate) struct Dial<Id> {
     pub(crate) offline: OfflineQueue<Id>,
     /// When this epoch was established.
     connected_at: Option<Moment>,
+    redial: Redial,
+    /// The handler was told that the connection goes on, or was given its id.
+    pub(crate) is_expected: bool,
+}
+
+/// What comes after this round, or this epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Redial {
+    /// Not decided yet: that is done when it has failed, or has ended.
+    Open,
+    /// The next round.
+    At(Moment),
+    /// Nothing.
+    Never,
 }
 
 impl<Id> Dial<Id> {
@@ -121,6 +137,24 @@ impl<Id> Dial<Id> {
 
     pub(crate) const fn attempts(&self) -> u32 {
         self.backoff.attempts()
+    }
+
+    /// There will be no other round, whatever the policy says.
+    pub(crate) const fn give_up(&mut self) {
+        self.redial = Redial::Never;
+    }
+
+    /// Whether there may be another round.
+    pub(crate) const fn is_to_go_on(&self) -> bool {
+        !matches!(self.redial, Redial::Never)
+    }
+
+    /// When the next round begins, if there is one and that was decided.
+    pub(crate) const fn redial_at(&self) -> Option<Moment> {
+        match self.redial {
+            Redial::At(at) => Some(at),
+            Redial::Open | Redial::Never => None,
+        }
     }
 }
 
@@ -141,7 +175,7 @@ const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0
 impl<P: Protocol> Context<'_, P> {
     /// Makes a dialled connection and starts its first round.
     pub(crate) fn dial(&mut self, target: Target, protocol: &P, config: &Config) -> ConnId {
-        let profile = self.state.profile(protocol, config);
+        let profile = self.state.profiles.get(protocol, config);
         let id = self.state.insert(profile, Role::Dialled, Phase::Resolving, NOWHERE);
         let dial = Dial {
             target,
@@ -153,6 +187,8 @@ impl<P: Protocol> Context<'_, P> {
             redial_after: Duration::ZERO,
             offline: OfflineQueue::default(),
             connected_at: None,
+            redial: Redial::Open,
+            is_expected: true,
         };
         if let Some(slot) = self.state.get_mut(id) {
             slot.dial = Some(Box::new(dial));
@@ -233,6 +269,7 @@ impl<P: Protocol> Context<'_, P> {
             match self.sockets.connect(id, addr, &options) {
                 Ok(()) => {
                     slot.phase = Phase::Connecting;
+                    slot.io = Readiness::default();
                     slot.peer = addr.into();
                     return self.state.set_dial_alarm(id, timeout);
                 }
@@ -260,8 +297,7 @@ impl<P: Protocol> Context<'_, P> {
         {
             dial.last_error = error.clone();
         }
-        self.state.stats.dials_failed += 1;
-        self.state.doom(id, CloseReason::DialFailed(error));
+        self.state.abort(id, CloseReason::DialFailed(error));
     }
 
     /// A timer of the dial is due.
@@ -301,7 +337,6 @@ impl<P: Protocol> State<P> {
 
     /// The dialled connection is up: notes since when.
     pub(crate) fn dial_succeeded(&mut self, id: ConnId) {
-        self.cancel_dial_alarm(id);
         let now = self.now;
         if let Some(slot) = self.get_mut(id)
             && let Some(dial) = &mut slot.dial
@@ -311,47 +346,56 @@ impl<P: Protocol> State<P> {
         }
     }
 
-    /// The epoch, or the round, is over. When the next round begins, if there is to be one.
-    pub(crate) fn next_round(&mut self, id: ConnId) -> Option<Duration> {
-        let now = self.now;
-        if self.stop != super::slots::StopPhase::Running {
-            return None;
-        }
+    /// The epoch, or the round, is over. In what time the next round begins, if there is to be one.
+    /// That is decided once, before the handler is told.
+    pub(crate) fn decide_redial(&mut self, id: ConnId) -> Option<Duration> {
+        let (now, is_running) = (self.now, self.is_running());
         let slot = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id)?;
-        if slot.is_final {
-            return None;
-        }
         let policy = &slot.profile.config.reconnect;
         let dial = slot.dial.as_mut()?;
-        let no_sooner = std::mem::take(&mut dial.redial_after);
-        match dial.connected_at.take() {
-            Some(at) => dial.backoff.lost(policy, no_sooner, &mut self.rng, at, now),
-            None => dial.backoff.failed(policy, no_sooner, &mut self.rng),
+        if !is_running {
+            dial.redial = Redial::Never;
         }
+        if dial.redial == Redial::Open {
+            let no_sooner = std::mem::take(&mut dial.redial_after).min(policy.longest_hint);
+            let (connected_at, rng) = (dial.connected_at.take(), &mut self.rng);
+            let backoff = &mut dial.backoff;
+            // A policy may be the application's.
+            let delay = catch_unwind(AssertUnwindSafe(|| match connected_at {
+                Some(at) => backoff.lost(policy, no_sooner, rng, at, now),
+                None => backoff.failed(policy, no_sooner, rng),
+            }));
+            let delay = delay.unwrap_or_else(|panic| {
+                let text = super::turn::panic_text(&*panic);
+                log::error!("connection {id}: the policy of redialling panicked: {text}");
+                self.stats.panics += 1;
+                None
+            });
+            dial.redial = match delay {
+                Some(delay) => Redial::At(now + delay),
+                None => Redial::Never,
+            };
+        }
+        Some(dial.redial_at()?.saturating_duration_since(now))
     }
 
-    /// Makes the connection ready for its next epoch, which begins after `delay`.
-    pub(crate) fn await_round(&mut self, id: ConnId, delay: Duration) {
+    /// Makes the connection ready for its next epoch, of which the first round begins then.
+    pub(crate) fn await_round(&mut self, id: ConnId, at: Moment) {
         let salt = self.rng.next();
         let now = self.now;
         let Some(slot) = self.get_mut(id) else { return };
         let protocol = slot.profile.protocol.clone();
         slot.link = Connection::new(protocol, Role::Dialled, &slot.profile.config, salt, now);
         slot.phase = Phase::Waiting;
-        slot.is_doomed = false;
-        slot.is_eof = false;
-        slot.is_readable = false;
-        slot.is_read_closed = false;
-        slot.is_paused = false;
-        slot.is_above = false;
-        slot.is_writable = false;
-        slot.input_since = None;
-        slot.cut_calls = 0;
-        slot.fate = None;
+        slot.io = Readiness::default();
+        slot.epoch = Epoch::after(slot.epoch.number);
+        if let Some(dial) = &mut slot.dial {
+            dial.redial = Redial::Open;
+        }
         let limit = slot.link.body_limit(&slot.profile.config);
         self.shared.board.set_max_body(id.slot(), limit);
         self.publish(id);
-        self.set_dial_alarm(id, delay);
+        self.set_dial_alarm(id, at.saturating_duration_since(now));
     }
 
     fn set_dial_alarm(&mut self, id: ConnId, after: Duration) {

@@ -4,11 +4,14 @@
 //! before its slice has come makes the broadcast catch up with that connection first, so that to
 //! each receiver everything arrives in the order in which it was sent.
 
-use std::sync::Arc;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
-use super::slots::{Profile, State};
+use super::{profile::Profile, slot::Slot, slots::State, turn::panic_text};
 use crate::{
     ConnId, Tagged,
     handler::{Audience, Candidate},
@@ -30,8 +33,8 @@ pub(crate) struct Fanout<P> {
     /// The receivers, by slot. One that was served out of turn has generation 0.
     receivers: Vec<ConnId>,
     next: usize,
-    /// The frame, for each protocol that was met.
-    frames: Vec<(Arc<Profile<P>>, Bytes)>,
+    /// The frame, for each protocol that was met; `None` if encoding it panicked.
+    frames: Vec<(Arc<Profile<P>>, Option<Bytes>)>,
 }
 
 impl<P: Protocol> State<P> {
@@ -55,7 +58,7 @@ impl<P: Protocol> State<P> {
     }
 
     fn receivers(&self, audience: Audience) -> Vec<ConnId> {
-        let is_up = |id: &ConnId| self.get(*id).is_some_and(super::slots::Slot::is_up);
+        let is_up = |id: &ConnId| self.get(*id).is_some_and(Slot::is_up);
         let all = || self.slots.iter().map(|(_, slot)| slot.id).filter(is_up);
         match audience {
             Audience::All => all().collect(),
@@ -138,28 +141,59 @@ impl<P: Protocol> State<P> {
         let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
             return self.note_undelivered(id, Tagged(fanout.tag, fanout.body.clone()));
         };
+        if slot.must_keep() {
+            // It comes behind what was kept for the connection.
+            let message = Tagged(fanout.tag, fanout.body.clone());
+            if let Err((_, message)) = self.keep(id, None, message) {
+                self.note_undelivered(id, message);
+            }
+            return;
+        }
         if !slot.has_room(fanout.body.len()) {
             self.refuse(id, fanout.body.len());
             return self.note_undelivered(id, Tagged(fanout.tag, fanout.body.clone()));
         }
-        let known = fanout.frames.iter().find(|(profile, _)| {
+        let is_known = |(profile, _): &&(Arc<Profile<P>>, _)| {
             Arc::ptr_eq(profile, &slot.profile) || profile.protocol == slot.profile.protocol
-        });
-        let frame = if let Some((_, frame)) = known {
-            frame
-        } else {
-            let mut out = Vec::new();
+        };
+        let frame = match fanout.frames.iter().find(is_known) {
+            Some((_, frame)) => frame.clone(),
+            None => self.encode(fanout, id),
+        };
+        match (frame, self.slots.get_mut(id.slot() as usize)) {
+            (Some(frame), Some(slot)) => {
+                slot.link.push_encoded(&frame, &mut self.pool);
+                self.mark_dirty(id);
+                self.charge(id);
+            }
+            _ => self.note_undelivered(id, Tagged(fanout.tag, fanout.body.clone())),
+        }
+    }
+
+    /// Encodes the body for the protocol of a receiver. A protocol of the application's that panics costs
+    /// its receivers this message.
+    #[cold]
+    fn encode(&mut self, fanout: &mut Fanout<P>, id: ConnId) -> Option<Bytes> {
+        let slot = self.slots.get_mut(id.slot() as usize)?;
+        let encoded = catch_unwind(AssertUnwindSafe(|| {
             let head = Head {
                 tag: fanout.tag,
                 ..Head::new(slot.link.push_kind(), slot.link.next_push_id())
             };
+            let mut out = Vec::new();
             slot.link.protocol.encode(&head, &fanout.body, &mut out);
-            self.stats.encoded_broadcasts += 1;
-            fanout.frames.push((slot.profile.clone(), Bytes::from(out)));
-            &fanout.frames[fanout.frames.len() - 1].1
+            Bytes::from(out)
+        }));
+        let frame = match encoded {
+            Ok(frame) => Some(frame),
+            Err(panic) => {
+                log::error!("encoding a broadcast panicked: {}", panic_text(&*panic));
+                self.stats.panics += 1;
+                None
+            }
         };
-        slot.link.push_encoded(frame, &mut self.pool);
-        self.mark_dirty(id);
-        self.charge(id);
+        self.stats.encoded_broadcasts += 1;
+        fanout.frames.push((slot.profile.clone(), frame.clone()));
+        frame
     }
 }

@@ -2,11 +2,7 @@
 
 use std::io::{self, IoSlice};
 
-use super::{
-    net::Net,
-    slots::{Phase, State},
-    turn::Engine,
-};
+use super::{net::Net, slots::State, turn::Engine};
 use crate::{CloseReason, ConnId, Handler, error::NetworkError};
 
 /// Slices of one vectored write. Small frames share a slice, so only large bodies need many.
@@ -19,19 +15,19 @@ const BYTES_PER_TURN: usize = 1024 * 1024;
 impl<H: Handler, N: Net> Engine<H, N> {
     /// Serves broadcasts, then flushes every connection that became dirty.
     pub(super) fn flush_all(&mut self) {
+        self.state.sweep();
         self.state.fan_out();
-        let mut dirty = std::mem::take(&mut self.state.dirty);
-        for slot in dirty.drain(..) {
+        // What callbacks make dirty meanwhile is flushed in the next turn, which does not wait.
+        for _ in 0..self.state.dirty.len() {
+            let Some(slot) = self.state.dirty.pop_front() else { return };
             let Some(entry) = self.state.slots.get_mut(slot as usize) else { continue };
-            let is_dirty = std::mem::take(&mut entry.is_dirty);
+            let is_dirty = std::mem::take(&mut entry.lists.is_dirty);
             let id = entry.id;
-            if is_dirty && entry.phase >= Phase::Open {
+            if is_dirty {
+                self.state.serving = Some(id);
                 self.flush(id);
+                self.state.serving = None;
             }
-        }
-        // What callbacks made dirty meanwhile is flushed in the next turn, which does not wait.
-        if self.state.dirty.is_empty() {
-            self.state.dirty = dirty;
         }
     }
 
@@ -39,16 +35,19 @@ impl<H: Handler, N: Net> Engine<H, N> {
     /// cache, and its peer can go on while others are read.
     pub(super) fn flush_early(&mut self, id: ConnId) {
         let Some(slot) = self.state.get_mut(id) else { return };
-        if slot.is_dirty && slot.is_writable && slot.link.has_output() && !slot.is_doomed {
-            slot.is_dirty = false; // its place in the list means nothing now
+        if slot.lists.is_dirty && slot.io.is_writable && slot.link.has_output() {
+            // Its entry in the list of those to flush stays, and is skipped.
+            slot.lists.is_dirty = false;
             self.flush(id);
         }
     }
 
-    fn flush(&mut self, id: ConnId) {
+    /// Writes what the socket takes, in the phases in which something is written at all.
+    pub(super) fn flush(&mut self, id: ConnId) {
         let mut budget = BYTES_PER_TURN;
         while let Some(slot) = self.state.get_mut(id)
-            && slot.is_writable
+            && slot.phase.is_writing()
+            && slot.io.is_writable
             && slot.link.has_output()
         {
             if budget == 0 {
@@ -62,7 +61,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
                     break;
                 }
                 Err(error) => {
-                    self.state.doom(id, CloseReason::Network(NetworkError::from(&error)));
+                    self.state.abort(id, CloseReason::Network(NetworkError::from(&error)));
                     return;
                 }
             }
@@ -99,7 +98,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
     fn handle_write_blocked(&mut self, id: ConnId) {
         let now = self.state.now;
         if let Some(slot) = self.state.get_mut(id) {
-            slot.is_writable = false;
+            slot.io.is_writable = false;
             slot.link.handle_write_blocked(now);
             self.state.watch(id);
         }
@@ -112,6 +111,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
         let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
             return;
         };
+        if !slot.phase.is_connected() {
+            return;
+        }
         if !slot.link.has_output()
             && let Some(queue) = slot.link.out.take()
         {
@@ -122,12 +124,17 @@ impl<H: Handler, N: Net> Engine<H, N> {
         let is_newly_choked = slot.link.update_intake(&slot.profile.config);
         let is_resumed = was_choked && slot.can_read();
         slot.publish(&shared.board);
-        if slot.is_above && queued <= slot.profile.config.low_watermark && !slot.is_doomed {
-            slot.is_above = false;
+        let is_low = queued <= slot.profile.config.low_watermark;
+        let has_backlog = slot.epoch.has_backlog;
+        if slot.epoch.is_above_high && is_low {
+            slot.epoch.is_above_high = false;
             if slot.is_up() {
                 slot.publish(&shared.board);
                 self.with_conn(id, H::on_writable);
             }
+        }
+        if has_backlog && is_low {
+            self.state.send_kept(id);
         }
         if is_resumed {
             self.state.mark_ready(id);
@@ -136,40 +143,5 @@ impl<H: Handler, N: Net> Engine<H, N> {
             self.state.watch(id);
         }
         self.go_on_closing(id);
-    }
-
-    /// A connection that closes takes its next step when there is nothing left to write.
-    fn go_on_closing(&mut self, id: ConnId) {
-        let now = self.state.now;
-        let Some(slot) = self.state.get_mut(id) else { return };
-        if slot.is_doomed || slot.link.has_output() {
-            return;
-        }
-        let is_idle = slot.link.requests_in_flight() == 0
-            && slot.link.calls_in_flight() == 0
-            && (slot.is_eof || !slot.link.is_noticed());
-        match slot.phase {
-            Phase::Closing => {}
-            Phase::Draining if is_idle => {}
-            _ => return,
-        }
-        if slot.is_eof {
-            self.state.doom(id, CloseReason::Closed);
-            return;
-        }
-        slot.phase = Phase::Lingering;
-        slot.link.set_close_by(now.checked_add(slot.profile.config.linger));
-        slot.is_readable = true;
-        let shut = self.sockets.stream(id.slot()).map(|(net, stream)| net.shutdown(stream));
-        if !matches!(shut, Some(Ok(()))) {
-            self.state.doom(id, CloseReason::Closed);
-            return;
-        }
-        self.state.publish(id);
-        self.state.end_calls(id);
-        self.state.watch(id);
-        self.state.mark_ready(id);
-        // The handler is told now; the socket stays until the peer has closed, too.
-        self.state.doomed.push(id);
     }
 }

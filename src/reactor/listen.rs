@@ -10,7 +10,9 @@ use std::{
 use super::{
     dial::stream_options,
     net::ListenOptions,
-    slots::{Alarm, Phase, Profile, State},
+    profile::Profile,
+    slot::Phase,
+    slots::{Alarm, State},
     sockets::Sockets,
 };
 use crate::{
@@ -67,7 +69,7 @@ impl<P: Protocol> Context<'_, P> {
         };
         let addr = bind(self.sockets, id, &options)?;
         self.state.next_listener += 1;
-        let profile = self.state.profile(protocol, config);
+        let profile = self.state.profiles.get(protocol, config);
         self.state.listeners.push(ListenerState {
             id,
             addr,
@@ -81,17 +83,16 @@ impl<P: Protocol> Context<'_, P> {
         Ok((id, addr))
     }
 
-    /// Closes a listener. False if there is none of that id.
-    pub(crate) fn drop_listener(&mut self, id: ListenerId) -> bool {
-        let Some(place) = self.state.listeners.iter().position(|listener| listener.id == id) else {
-            return false;
-        };
+    /// Closes a listener; how many connections of it there are. `None` if there is no listener of that
+    /// id.
+    pub(crate) fn drop_listener(&mut self, id: ListenerId) -> Option<usize> {
+        let place = self.state.listeners.iter().position(|listener| listener.id == id)?;
         let listener = self.state.listeners.remove(place);
         if let Some(key) = listener.alarm {
             self.state.wheel.cancel(key);
         }
         self.sockets.close_listener(id);
-        true
+        Some(listener.connections)
     }
 
     /// Makes a connection of a stream that the application brings.
@@ -102,13 +103,13 @@ impl<P: Protocol> Context<'_, P> {
         config: &Config,
     ) -> io::Result<ConnId> {
         let peer = self.sockets.peer_of(stream, &stream_options(config))?;
-        let profile = self.state.profile(protocol, config);
+        let profile = self.state.profiles.get(protocol, config);
         let id = self.state.insert(profile, Role::Accepted, Phase::Connecting, peer);
         if let Err(error) = self.sockets.adopt_stream(id) {
             self.state.discard(id);
             return Err(error);
         }
-        self.state.arrivals.push(id);
+        self.state.arrivals.push_back(id);
         Ok(id)
     }
 }
@@ -130,7 +131,7 @@ impl<P: Protocol> State<P> {
         {
             return Some(max);
         }
-        let of_peer = self.per_peer.get(&peer.to_canonical()).copied().unwrap_or(0);
+        let of_peer = self.per_peer.get(&(id, peer.to_canonical())).copied().unwrap_or(0);
         config.max_connections_per_peer.filter(|max| of_peer >= *max)
     }
 
@@ -143,7 +144,7 @@ impl<P: Protocol> State<P> {
         let conn = self.insert(profile, Role::Accepted, Phase::Connecting, peer);
         self.slots[conn.slot() as usize].listener = Some(id);
         if is_counted {
-            *self.per_peer.entry(peer.ip().to_canonical()).or_default() += 1;
+            *self.per_peer.entry((id, peer.ip().to_canonical())).or_default() += 1;
         }
         Some(conn)
     }
@@ -153,10 +154,11 @@ impl<P: Protocol> State<P> {
         if let Some(listener) = self.listener_mut(id) {
             listener.connections -= 1;
         }
-        if is_counted && let Some(count) = self.per_peer.get_mut(&peer.to_canonical()) {
+        let key = (id, peer.to_canonical());
+        if is_counted && let Some(count) = self.per_peer.get_mut(&key) {
             *count -= 1;
             if *count == 0 {
-                self.per_peer.remove(&peer.to_canonical());
+                self.per_peer.remove(&key);
             }
         }
     }

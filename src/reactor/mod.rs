@@ -1,17 +1,21 @@
 //! The loop: one thread, one poll, every socket.
 
 mod accept;
+pub(crate) mod close;
 pub(crate) mod commands;
 pub(crate) mod dial;
 mod fanout;
 mod flush;
 mod listen;
 pub(crate) mod net;
+mod profile;
 mod read;
 mod reap;
 pub(crate) mod send;
+pub(crate) mod slot;
 pub(crate) mod slots;
 pub(crate) mod sockets;
+mod stop;
 mod turn;
 
 #[cfg(test)]
@@ -30,7 +34,9 @@ use slab::Slab;
 pub use self::dial::Target;
 use self::{
     net::{Net, system::System},
-    slots::{Profile, State, StopPhase},
+    profile::Profiles,
+    slots::State,
+    stop::StopPhase,
     turn::Engine,
 };
 use crate::{
@@ -241,7 +247,7 @@ impl<H: Handler> Reactor<H> {
 
     /// The protocol and settings of what is given none of its own.
     pub(crate) fn defaults(&self) -> (H::Protocol, Config) {
-        let profile = &self.engine.state.profiles[0];
+        let profile = self.engine.state.profiles.defaults();
         (profile.protocol.clone(), profile.config.clone())
     }
 }
@@ -390,24 +396,27 @@ impl<P: Protocol> ReactorBuilder<P> {
             wheel: TimerWheel::new(),
             pool: QueuePool::default(),
             shared: Arc::new(shared),
-            dirty: Vec::new(),
+            dirty: std::collections::VecDeque::new(),
             ready: std::collections::VecDeque::new(),
-            arrivals: Vec::new(),
-            doomed: Vec::new(),
-            ended: Vec::new(),
+            arrivals: std::collections::VecDeque::new(),
+            ended: std::collections::VecDeque::new(),
+            ended_calls: std::collections::VecDeque::new(),
             awaited: Vec::new(),
             undelivered: Vec::new(),
             handed_back: Vec::new(),
             drains: Vec::new(),
+            sweeps: std::collections::VecDeque::new(),
             stop_report: DrainReport::default(),
             fanouts: std::collections::VecDeque::new(),
             groups: std::collections::HashMap::new(),
             listeners: Vec::new(),
             next_listener: 0,
             per_peer: std::collections::HashMap::new(),
-            profiles: vec![Arc::new(Profile { protocol: self.protocol, config: self.config })],
+            profiles: Profiles::new(self.protocol, self.config),
             stats: Stats::default(),
             rng: Rng::new(seed),
+            serving: None,
+            charged: None,
             handling: None,
             answering: None,
             origin: net.origin(),

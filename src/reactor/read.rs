@@ -1,14 +1,11 @@
 //! From the socket to the handler: reads within a budget, decodes in place, and calls.
 
-use std::{
-    io,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    time::Duration,
-};
+use std::{io, sync::atomic::Ordering, time::Duration};
 
 use super::{
     net::{Net, SHORT_READ_DRAINS},
-    slots::{Phase, State, Waiter},
+    slot::{Phase, Waiter},
+    slots::State,
     turn::Engine,
 };
 use crate::{
@@ -41,6 +38,14 @@ pub(crate) struct Reader {
 impl Default for Reader {
     fn default() -> Self {
         Self { buf: vec![0; LARGE_FRAME + READ_CHUNK].into() }
+    }
+}
+
+impl Reader {
+    /// The buffer, to be given back after the read; a new one where a panic lost it.
+    fn take(&mut self) -> Box<[u8]> {
+        let buf = std::mem::take(&mut self.buf);
+        if buf.is_empty() { Self::default().buf } else { buf }
     }
 }
 
@@ -77,8 +82,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
         for _ in 0..self.state.ready.len() {
             let Some(slot) = self.state.ready.pop_front() else { return };
             let Some(entry) = self.state.slots.get_mut(slot as usize) else { continue };
-            entry.is_ready = false;
+            entry.lists.is_ready = false;
             let id = entry.id;
+            self.state.serving = Some(id);
             if entry.phase == Phase::Lingering {
                 self.discard_input(id);
             } else {
@@ -86,23 +92,25 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 self.flush_early(id);
                 self.state.shared.bell.ring();
             }
+            self.state.serving = None;
         }
     }
 
     fn read(&mut self, id: ConnId) {
-        let mut reader = std::mem::take(&mut self.reader.buf);
+        let mut reader = self.reader.take();
         let mut budget = Budget { bytes: BYTES_PER_TURN, messages: MESSAGES_PER_TURN };
         while let Some(slot) = self.state.get_mut(id)
             && slot.can_read()
         {
-            if slot.input_since.is_none() && !slot.is_readable {
+            let arrived = slot.link.read.waits_since();
+            if arrived.is_none() && !slot.io.is_readable {
                 break;
             }
             if budget.bytes == 0 || budget.messages == 0 {
                 self.state.mark_ready(id);
                 break;
             }
-            if let Some(arrived) = slot.input_since.take() {
+            if let Some(arrived) = arrived {
                 if slot.link.read.len() > reader.len() {
                     let kept = slot.link.read.take();
                     let arrival = Arrival { conn: id, owner: Some(&kept), at: arrived };
@@ -131,11 +139,11 @@ impl<H: Handler, N: Net> Engine<H, N> {
     /// What reading leaves to do: output of its own, a deadline, frames that wait.
     fn after_read(&mut self, id: ConnId) {
         let Some(slot) = self.state.get_mut(id) else { return };
-        if slot.is_writable && slot.link.has_output() {
+        if slot.io.is_writable && slot.link.has_output() {
             self.state.mark_dirty(id);
         }
         let Some(slot) = self.state.get_mut(id) else { return };
-        if slot.input_since.is_some() && slot.can_read() {
+        if slot.link.read.waits_since().is_some() && slot.can_read() {
             self.state.mark_ready(id);
         }
     }
@@ -143,6 +151,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
     /// One read into the shared buffer, behind what was kept, and its frames.
     fn read_chunk(&mut self, id: ConnId, reader: &mut [u8], budget: &mut Budget) -> Found {
         let Some(slot) = self.state.get_mut(id) else { return Found::End };
+        let frame_len = slot.link.read.frame_len();
         let kept = slot.link.read.restore(reader);
         let asked = READ_CHUNK.min(budget.bytes);
         let result = self.sockets.read(id.slot(), &mut reader[kept..kept + asked]);
@@ -151,7 +160,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             && kept > 0
             && let Some(slot) = self.state.get_mut(id)
         {
-            slot.link.read.keep(&reader[..kept]);
+            slot.link.read.keep(&reader[..kept], frame_len);
         }
         let found = self.judge_read(id, result, asked);
         if count > 0 {
@@ -188,24 +197,25 @@ impl<H: Handler, N: Net> Engine<H, N> {
         let Some(slot) = self.state.get_mut(id) else { return Found::End };
         match result {
             Ok(0) => {
-                slot.is_readable = false;
-                slot.is_eof = true;
+                slot.io.is_readable = false;
+                slot.io.is_eof = true;
                 self.handle_eof(id);
                 Found::End
             }
             Ok(count) => {
                 // What is behind a short read is the end, if an event told of one.
-                slot.is_readable = !SHORT_READ_DRAINS || count == asked || slot.is_read_closed;
+                slot.io.is_readable =
+                    !SHORT_READ_DRAINS || count == asked || slot.io.is_read_closed;
                 slot.link.handle_bytes(count, now);
                 self.state.stats.bytes_in += count as u64;
                 Found::Some
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                slot.is_readable = false;
+                slot.io.is_readable = false;
                 Found::Nothing
             }
             Err(error) => {
-                self.state.doom(id, CloseReason::Network(NetworkError::from(&error)));
+                self.state.abort(id, CloseReason::Network(NetworkError::from(&error)));
                 Found::End
             }
         }
@@ -218,12 +228,12 @@ impl<H: Handler, N: Net> Engine<H, N> {
             0 => CloseReason::PeerClosed,
             received => CloseReason::PeerClosedMidFrame { received },
         };
-        if slot.phase < Phase::Closing {
-            let is_clean = matches!(reason, CloseReason::PeerClosed);
-            slot.fate.get_or_insert_with(|| Box::new(reason.clone()));
-            let phase = if is_clean { Phase::Draining } else { Phase::Closing };
-            self.state.close(id, phase, reason);
+        // What draining was begun for before, the peer's goaway for one, stays the reason.
+        if matches!(reason, CloseReason::PeerClosed) {
+            self.state.drain(id, reason);
             self.state.end_calls(id);
+        } else {
+            self.state.close(id, reason);
         }
         self.state.mark_dirty(id);
     }
@@ -237,7 +247,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
             return;
         };
-        if slot.phase >= Phase::Closing || slot.is_doomed {
+        if slot.phase >= Phase::Closing {
             return;
         }
         match stop {
@@ -247,59 +257,28 @@ impl<H: Handler, N: Net> Engine<H, N> {
             Stop::Incomplete(0) if rest.len() > LARGE_FRAME => {
                 slot.link.read.keep_endless(rest);
             }
-            Stop::Incomplete(_) => slot.link.read.keep(rest),
-            Stop::Early => {
-                slot.link.read.keep(rest);
-                slot.input_since = Some(arrival.at).filter(|_| !rest.is_empty());
-            }
+            Stop::Incomplete(len) => slot.link.read.keep(rest, len),
+            Stop::Early => slot.link.read.keep_waiting(rest, arrival.at),
         }
         // A frame that began in these bytes has its own time, whatever the one before it took.
         if consumed > 0 || rest.is_empty() {
             slot.link.frame_ended();
         }
-        if let Stop::Incomplete(len) = stop
-            && !rest.is_empty()
-            && slot.link.frame_began(len, &slot.profile.config, *now)
-        {
+        if matches!(stop, Stop::Incomplete(_)) && !rest.is_empty() && slot.link.frame_began(*now) {
             self.state.watch(id);
         }
     }
 
-    /// Handles the whole frames at the front of `bytes`; how many bytes they are, and what stopped.
+    /// Handles the whole frames at the front of `bytes`; how many bytes they are, and what stopped. A
+    /// callback that panics is the last of them: the connection closes, and the turn goes on.
     fn handle_frames(
         &mut self,
         bytes: &[u8],
         arrival: &Arrival<'_>,
         budget: &mut Budget,
     ) -> (usize, Stop) {
-        let asked = Asked::new(self.state.now);
-        // Around all of them, not around each: a callback that panics is the last of them anyway.
-        let handled = catch_unwind(AssertUnwindSafe(|| {
-            self.handle_each_frame(bytes, arrival, &asked, budget)
-        }));
-        handled.unwrap_or_else(|panic| {
-            if self.state.handling.take().is_none() {
-                resume_unwind(panic); // a bug of ours
-            }
-            self.handle_panic(arrival.conn, &*panic);
-            if let Some(request) = self.state.answering.take()
-                && !asked.is_settled.get()
-            {
-                let (code, text) = (error_code::PANICKED, "the handler panicked");
-                self.state.send_last_error(arrival.conn, request, code, text);
-            }
-            (0, Stop::Early) // it closes: what was received of it is dropped
-        })
-    }
-
-    fn handle_each_frame(
-        &mut self,
-        bytes: &[u8],
-        arrival: &Arrival<'_>,
-        asked: &Asked,
-        budget: &mut Budget,
-    ) -> (usize, Stop) {
         let id = arrival.conn;
+        let asked = &Asked::new(self.state.now);
         let mut rest = bytes;
         let stop = loop {
             if rest.is_empty() {
@@ -321,7 +300,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 },
                 Ok(Decoded::Need(_)) => break Stop::Incomplete(0),
                 Err(error) => {
-                    self.state.close(id, Phase::Closing, CloseReason::Protocol(error));
+                    self.state.close(id, CloseReason::Protocol(error));
                     break Stop::Early;
                 }
             };
@@ -331,9 +310,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             } else if head.kind == Kind::Request {
                 match slot.link.begin_request(head.id) {
                     Ok(()) => self.handle_request(&head, body, arrival, asked),
-                    Err(error) => {
-                        self.state.close(id, Phase::Closing, CloseReason::Protocol(error));
-                    }
+                    Err(error) => self.state.close(id, CloseReason::Protocol(error)),
                 }
             } else {
                 self.handle_frame(&head, body, arrival);
@@ -364,28 +341,23 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 self.finish_call(id, pending.waiter, reply, error);
             }
             Ok(Route::Cancelled(flag)) => {
-                flag.store(true, std::sync::atomic::Ordering::Release);
-                self.with_conn(id, |handler, conn| handler.on_cancel(conn, head.id));
+                // A peer may say so again and again; once is enough.
+                if !flag.swap(true, Ordering::AcqRel) {
+                    self.with_conn(id, |handler, conn| handler.on_cancel(conn, head.id));
+                }
             }
-            Ok(Route::Goaway { text, redial_after }) => {
+            Ok(Route::Goaway { text, redial_after, excludes }) => {
                 log::debug!("connection {id}: the peer goes away: {text}");
-                self.state.handle_goaway(id, text, redial_after);
+                self.state.handle_goaway(id, text, redial_after, excludes);
             }
-            Err(error) => self.state.close(id, Phase::Closing, CloseReason::Protocol(error)),
+            Err(error) => self.state.close(id, CloseReason::Protocol(error)),
         }
     }
 
     /// A control frame was handled inside the connection.
     fn after_control(&mut self, id: ConnId, kind: Kind) {
         match kind {
-            // The peer's limits hold from now on, for other threads, too.
-            Kind::Hello => {
-                if let Some(slot) = self.state.get(id) {
-                    let limit = slot.link.body_limit(&slot.profile.config);
-                    self.state.shared.board.set_max_body(id.slot(), limit);
-                }
-                self.state.watch(id);
-            }
+            Kind::Hello => self.greeted(id),
             Kind::Reply | Kind::Error => self.state.stats.late_replies += 1,
             // Perhaps what draining waited for. And the next ping is due before the deadline that was
             // set for this pong.
@@ -397,8 +369,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         }
     }
 
-    /// A message that the format does not mark as a request. A callback that panics is caught by
-    /// [`handle_frames`](Self::handle_frames).
+    /// A message that the format does not mark as a request.
     #[inline]
     fn handle_push(
         &mut self,
@@ -433,15 +404,13 @@ impl<H: Handler, N: Net> Engine<H, N> {
             return;
         }
         asked.deadline.set(deadline);
-        asked.is_settled.set(false);
         self.state.handling = Some(id);
         self.state.answering = Some(head.id);
         let msg = Message { head, body, arrival, asked: Some(asked) };
         let cx = Context { state: &mut self.state, sockets: &mut self.sockets };
         self.handler.on_message(&mut Conn { cx, id }, msg);
         self.state.handling = None;
-        self.state.answering = None;
-        if !asked.is_settled.get() {
+        if self.state.answering.take().is_some() {
             let (code, text) = (error_code::UNANSWERED, "the handler gave no answer");
             self.state.send_last_error(id, head.id, code, text);
         }
@@ -485,23 +454,26 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 self.with_conn(id, |handler, conn| callback(handler.as_any(), conn, result));
             }
         }
-        // Draining waits for calls, too.
-        if self.state.get(id).is_some_and(|slot| slot.phase == Phase::Draining) {
+        // Draining waits for calls, too; and a peer that said goaway is left soon after the last.
+        if let Some(slot) = self.state.get(id)
+            && (slot.phase == Phase::Draining || slot.link.is_left())
+        {
             self.state.mark_dirty(id);
+            self.state.watch(id);
         }
     }
 
     /// Reads on after everything was said, so that what the peer still sends does not make the
     /// system reset the connection and with it what we said last.
     fn discard_input(&mut self, id: ConnId) {
-        let mut reader = std::mem::take(&mut self.reader.buf);
+        let mut reader = self.reader.take();
         let mut budget = BYTES_PER_TURN;
         while budget > 0 {
             match self.sockets.read(id.slot(), &mut reader[..READ_CHUNK]) {
                 Ok(count) if count > 0 => budget = budget.saturating_sub(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Ok(_) | Err(_) => {
-                    self.state.doom(id, CloseReason::Closed);
+                    self.state.abort(id, CloseReason::Closed);
                     break;
                 }
             }

@@ -1,87 +1,97 @@
-//! The end of a turn: connections whose epoch ended are told and put away.
+//! The end of a turn: connections that ended are told and put away.
+//!
+//! This is the one place that tells the handler of an end: by `on_disconnect` if it knows that the
+//! connection was up, else as an incident. Each id that was given out ends with one of them that says
+//! that nothing follows.
 
 use std::time::Duration;
 
 use super::{
     net::Net,
-    slots::{Drain, EndedCall, Phase, StopPhase},
+    slot::{Phase, Told},
+    slots::{EndedCall, State},
     sockets::Sockets,
+    stop::{Drain, StopPhase},
     turn::Engine,
 };
-use crate::{CloseReason, CloseReport, ConnId, Handler, Incident};
+use crate::{CloseReason, CloseReport, ConnId, Handler, Incident, error::NetworkError};
+
+/// Connections of which one turn tells, and which it puts away. What a callback ends meanwhile is left
+/// to the next turn: a handler that dials anew whenever a dial fails must not keep the loop.
+const ENDS_PER_TURN: usize = 1024;
 
 impl<H: Handler, N: Net> Engine<H, N> {
     /// Ends calls, tells the handler, schedules redials, gives slots back.
     pub(super) fn reap_all(&mut self) {
         self.run_ended_calls();
-        // A callback of this step may end more connections; they are reaped in this turn, too.
-        while !self.state.doomed.is_empty() {
-            for id in std::mem::take(&mut self.state.doomed) {
-                self.reap(id);
-                self.run_ended_calls();
-            }
+        for _ in 0..self.state.ended.len().min(ENDS_PER_TURN) {
+            let Some(id) = self.state.ended.pop_front() else { break };
+            self.state.serving = Some(id);
+            self.reap(id);
+            self.state.serving = None;
         }
         self.report_undelivered();
         self.report_drained();
     }
 
-    /// Runs the callbacks of calls that ended without a reply.
+    /// Runs the callbacks of calls that ended without a reply. Those that they end are left for later.
     fn run_ended_calls(&mut self) {
-        while !self.state.ended.is_empty() {
-            for EndedCall { conn, callback, error } in std::mem::take(&mut self.state.ended) {
-                self.with_conn(conn, |handler, conn| callback(handler.as_any(), conn, Err(error)));
-            }
+        for _ in 0..self.state.ended_calls.len() {
+            let Some(ended) = self.state.ended_calls.pop_front() else { return };
+            let EndedCall { conn, callback, error } = ended;
+            self.with_conn(conn, |handler, conn| callback(handler.as_any(), conn, Err(error)));
         }
     }
 
     fn reap(&mut self, id: ConnId) {
         let Some(slot) = self.state.get_mut(id) else { return };
-        let is_over = slot.is_doomed;
+        slot.lists.is_ended = false;
+        let is_over = slot.phase == Phase::Dropped;
         if is_over {
             self.sockets.close(id.slot());
-            self.state.end_calls(id);
-            self.run_ended_calls();
         }
+        self.state.end_calls(id);
+        self.run_ended_calls();
+        self.tell_end(id);
+        if is_over {
+            self.put_away(id);
+        }
+    }
+
+    /// Tells the handler that the epoch has ended, or never began; once.
+    fn tell_end(&mut self, id: ConnId) {
         let Some(slot) = self.state.get_mut(id) else { return };
+        let told = std::mem::replace(&mut slot.epoch.told, Told::End);
+        if told == Told::End {
+            return;
+        }
         let requests = slot.link.requests_in_flight() as u64;
         for is_cancelled in slot.link.take_requests() {
             is_cancelled.store(true, std::sync::atomic::Ordering::Release);
         }
-        // Before the handler is told, so that the report says when the next round begins.
-        let reason = slot.fate.as_deref().cloned().unwrap_or(CloseReason::Closed);
-        let was_up = slot.phase >= Phase::Open;
-        let is_told = std::mem::replace(&mut slot.is_told, false);
-        if !was_up
+        let reason = slot.epoch.end_reason().cloned().unwrap_or(CloseReason::Closed);
+        if told == Told::Nothing
             && self.state.awaited.iter().any(|(awaited, _)| *awaited == id)
             && let Some(slot) = self.state.get_mut(id)
+            && let Some(dial) = &mut slot.dial
         {
-            // Whoever waits for the first attempt is told that it failed, and has no id to close.
-            slot.is_final = true;
+            // Whoever waits for the first attempt gets an error and no id, so nobody could close the
+            // connection later: it is not dialled again.
+            dial.give_up();
+            dial.is_expected = false;
         }
-        let redial_in = if is_over { self.state.next_round(id) } else { None };
-        if was_up && is_told {
-            self.tell(id, reason.clone(), requests, redial_in);
-        }
-        if !is_over {
-            return;
-        }
-        if !was_up {
+        let redial_in = self.state.decide_redial(id);
+        self.state.publish(id);
+        if told == Told::Up {
+            self.tell_disconnect(id, reason, requests, redial_in);
+        } else {
             self.state.tell_awaiters(id, Some(&reason));
-            self.tell_dial_failed(id, reason, redial_in);
-        }
-        match (redial_in, self.state.get(id)) {
-            (Some(delay), Some(slot)) if !slot.is_final => {
-                if let Some(queue) = self.state.get_mut(id).and_then(|slot| slot.link.out.take()) {
-                    self.state.pool.give(queue);
-                }
-                self.state.await_round(id, delay);
-            }
-            _ => self.finish(id),
+            self.tell_failure(id, reason, redial_in);
         }
     }
 
-    /// Tells the handler that an epoch has ended.
-    fn tell(
+    /// Tells the handler that an epoch of which it knows has ended.
+    fn tell_disconnect(
         &mut self,
         id: ConnId,
         reason: CloseReason,
@@ -89,11 +99,14 @@ impl<H: Handler, N: Net> Engine<H, N> {
         redial_in: Option<Duration>,
     ) {
         let Some(slot) = self.state.get_mut(id) else { return };
+        if let Some(dial) = &mut slot.dial {
+            dial.is_expected = redial_in.is_some();
+        }
         let (unsent_messages, unsent_bytes) = match &slot.link.out {
             Some(queue) => (queue.messages(), queue.bytes() as u64),
             None => (0, 0),
         };
-        let (calls, listener) = (u64::from(slot.cut_calls), slot.listener);
+        let (calls, listener) = (u64::from(slot.epoch.cut_calls()), slot.listener);
         self.state.stats.disconnected += 1;
         self.state.stats.undelivered += unsent_messages;
         let report =
@@ -108,36 +121,79 @@ impl<H: Handler, N: Net> Engine<H, N> {
         self.with_conn(id, |handler, conn| handler.on_disconnect(conn, &report));
     }
 
-    fn tell_dial_failed(&mut self, id: ConnId, reason: CloseReason, retry_in: Option<Duration>) {
-        let Some(dial) = self.state.get(id).and_then(|slot| slot.dial.as_ref()) else { return };
-        let CloseReason::DialFailed(error) = reason else { return };
-        let incident = Incident::DialFailed {
-            conn: id,
-            target: dial.target().to_string(),
-            attempt: dial.attempts(),
-            error,
-            retry_in,
+    /// Tells the handler of a connection that never came up.
+    fn tell_failure(&mut self, id: ConnId, reason: CloseReason, retry_in: Option<Duration>) {
+        // What the application itself ended has not failed.
+        if matches!(reason, CloseReason::Closed | CloseReason::Aborted | CloseReason::Stopped) {
+            return;
+        }
+        let State { slots, stats, .. } = &mut self.state;
+        let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
+            return;
+        };
+        let incident = if let Some(dial) = &mut slot.dial {
+            dial.is_expected = retry_in.is_some();
+            stats.dials_failed += 1;
+            Incident::DialFailed {
+                conn: id,
+                target: dial.target().to_string(),
+                attempt: dial.attempts(),
+                error: match reason {
+                    CloseReason::DialFailed(error) => error,
+                    other => NetworkError::from(&std::io::Error::from(other)),
+                },
+                retry_in,
+            }
+        } else {
+            stats.handshakes_failed += 1;
+            Incident::HandshakeFailed {
+                conn: id,
+                listener: slot.listener,
+                peer: slot.peer.get(),
+                reason,
+            }
         };
         self.report(&incident);
     }
 
+    /// The epoch is over and told: the next round is scheduled, or the slot is given back.
+    fn put_away(&mut self, id: ConnId) {
+        let Some(slot) = self.state.get_mut(id) else { return };
+        let queue = slot.link.out.take();
+        let redial_at = slot.dial.as_ref().and_then(|dial| dial.redial_at());
+        if let Some(queue) = queue {
+            self.state.pool.give(queue);
+        }
+        match redial_at {
+            Some(at) => self.state.await_round(id, at),
+            None => self.finish(id),
+        }
+    }
+
     /// The connection is gone for good.
-    fn finish(&mut self, id: ConnId) {
+    pub(super) fn finish(&mut self, id: ConnId) {
         let Some(slot) = self.state.get_mut(id) else { return };
         let listener = slot.listener;
+        let mut gone = None;
         if let Some(dial) = &mut slot.dial {
+            if dial.is_expected {
+                gone = Some(Incident::Gone { conn: id, target: dial.target().to_string() });
+            }
             let mut offline = std::mem::take(&mut dial.offline);
             while let Some(kept) = offline.pop() {
                 self.state.note_undelivered(id, kept.message);
             }
         }
-        self.state.discard(id);
         if let Some(drain) = self.state.drain_mut(listener) {
             drain.left -= 1;
         }
+        self.state.discard(id);
+        if let Some(incident) = gone {
+            self.report(&incident);
+        }
     }
 
-    fn report_undelivered(&mut self) {
+    pub(super) fn report_undelivered(&mut self) {
         if self.state.undelivered.is_empty() {
             return;
         }
@@ -154,33 +210,6 @@ impl<H: Handler, N: Net> Engine<H, N> {
         while let Some(place) = self.state.drains.iter().position(|drain| drain.left == 0) {
             let Drain { listener, report, .. } = self.state.drains.remove(place);
             self.report(&Incident::ListenerDrained { listener, report });
-        }
-    }
-
-    // ---- stopping ----
-
-    /// Stopping is over when every connection is gone.
-    pub(super) fn finish_stop(&mut self) {
-        if self.state.stop != StopPhase::Stopping || !self.state.slots.is_empty() {
-            return;
-        }
-        if let Some(key) = self.state.stop_alarm.take() {
-            self.state.wheel.cancel(key);
-        }
-        self.state.stop = StopPhase::Stopped;
-        for (conn, message) in self.refuse_commands() {
-            self.state.note_undelivered(conn, message);
-        }
-        self.report_undelivered();
-        self.with_context("on_stop", H::on_stop);
-    }
-
-    /// Stopping took too long: what is left is dropped.
-    pub(super) fn cut_stop(&mut self) {
-        self.state.stop_alarm = None;
-        let ids: Vec<_> = self.state.slots.iter().map(|(_, slot)| slot.id).collect();
-        for id in ids {
-            self.state.doom(id, CloseReason::Stopped);
         }
     }
 }

@@ -8,7 +8,10 @@ use std::{
     time::Duration,
 };
 
-use super::slots::{Alarm, Phase, Slot, State, Waiter};
+use super::{
+    slot::{Phase, Slot, Waiter},
+    slots::{Alarm, State},
+};
 use crate::{
     CallId, ConnId, Tagged,
     body::Body,
@@ -34,7 +37,7 @@ impl<P: Protocol> State<P> {
         body: B,
     ) -> Result<(), (SendError, B)> {
         self.catch_up(id);
-        if self.get(id).is_some_and(Slot::is_down) {
+        if self.get(id).is_some_and(Slot::must_keep) {
             return self.keep(id, wire_id, body);
         }
         let (tag, len) = (body.tag().unwrap_or(0), body.as_slice().len());
@@ -53,8 +56,9 @@ impl<P: Protocol> State<P> {
         }
     }
 
-    /// Keeps a message for the next epoch of a dialled connection.
-    fn keep<B: Body>(
+    /// Keeps a message for the next epoch of a dialled connection, or until what was kept for this one is
+    /// queued.
+    pub(crate) fn keep<B: Body>(
         &mut self,
         id: ConnId,
         wire_id: Option<P::Id>,
@@ -63,6 +67,7 @@ impl<P: Protocol> State<P> {
         self.expire_offline(id);
         let now = self.now;
         let slot = &mut self.slots[id.slot() as usize];
+        let is_up = slot.is_up();
         let (len, config) = (body.as_slice().len(), &slot.profile.config);
         let (max, limit) = slot.link.body_limit(config);
         if len > max {
@@ -75,8 +80,42 @@ impl<P: Protocol> State<P> {
                 slot.publish(&self.shared.board);
                 Ok(())
             }
-            _ => Err((SendError::Offline, body)),
+            _ => Err((if is_up { SendError::Full } else { SendError::Offline }, body)),
         }
+    }
+
+    /// Queues what was kept for a connection that is up, but what is too old, up to its high watermark.
+    /// The rest follows when the queue is down at the low one.
+    pub(crate) fn send_kept(&mut self, id: ConnId) {
+        self.expire_offline(id);
+        while let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id)
+            && slot.is_up()
+            && let Some(dial) = &mut slot.dial
+        {
+            let (config, queued) = (&slot.profile.config, slot.link.queued_cost());
+            let Some(cost) = dial.offline.next_cost() else {
+                slot.epoch.has_backlog = false;
+                break;
+            };
+            slot.epoch.has_backlog = true;
+            if queued > 0 && queued + cost > config.high_watermark {
+                break;
+            }
+            let Some(kept) = dial.offline.pop() else { break };
+            let Tagged(tag, body) = kept.message;
+            if body.len() > slot.link.body_limit(config).0 {
+                // The peer accepts less than it did when the message was taken.
+                self.note_undelivered(id, Tagged(tag, body));
+                continue;
+            }
+            let wire_id = kept.id.unwrap_or_else(|| slot.link.next_push_id());
+            let head = Head { tag, ..Head::new(slot.link.push_kind(), wire_id) };
+            let what = What::Push { is_caused: false };
+            slot.link.push_frame(&head, body, what, &mut self.pool);
+            self.mark_dirty(id);
+            self.charge(id);
+        }
+        self.publish(id);
     }
 
     /// Queues a frame of the given head: an answer, or a cancel.
@@ -113,9 +152,9 @@ impl<P: Protocol> State<P> {
     /// Queues an error as the answer to a request whose callback left none, although the connection
     /// may be closing because of it.
     pub(crate) fn send_last_error(&mut self, id: ConnId, request: P::Id, code: u32, text: &str) {
+        self.catch_up(id);
         if let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id)
-            && (Phase::Open..=Phase::Closing).contains(&slot.phase)
-            && !slot.is_doomed
+            && slot.phase.is_writing()
         {
             slot.link.push_error(request, code, text, &mut self.pool);
             self.mark_dirty(id);
@@ -133,7 +172,7 @@ impl<P: Protocol> State<P> {
         answer: Answer<impl Body>,
     ) -> Result<(), SendError> {
         let slot = self.get_mut(id).ok_or(SendError::Closed)?;
-        if slot.epoch != epoch {
+        if slot.epoch.number != epoch {
             return Err(SendError::Closed);
         }
         let is_marked = request.kind == Kind::Request;
@@ -144,8 +183,13 @@ impl<P: Protocol> State<P> {
                 .load(Ordering::Acquire)
         } else {
             slot.link.take_unmarked_request();
+            // Perhaps that makes room for what is to be read next.
+            if slot.can_read() && (slot.io.is_readable || slot.link.read.waits_since().is_some()) {
+                self.mark_ready(id);
+            }
             false
         };
+        let slot = self.get_mut(id).ok_or(SendError::Closed)?;
         if slot.phase == Phase::Draining {
             self.mark_dirty(id);
         }
@@ -189,15 +233,16 @@ impl<P: Protocol> State<P> {
         waiter: Waiter<P>,
     ) -> Result<CallId, (CallError, Waiter<P>)> {
         self.catch_up(id);
-        let (first_call, now) = (self.first_call, self.now);
+        let (first_call, now, is_running) = (self.first_call, self.now, self.is_running());
         let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
             return Err((gone(CloseReason::Closed), waiter));
         };
-        if slot.phase != Phase::Open || slot.is_doomed {
-            if slot.fate.as_deref() == Some(&CloseReason::Stopped) {
+        if slot.phase != Phase::Open || !is_running {
+            let end_reason = slot.epoch.end_reason();
+            if !is_running || end_reason == Some(&CloseReason::Stopped) {
                 return Err((CallError::Stopped { fate: Fate::NotSent }, waiter));
             }
-            let reason = match (slot.fate.as_deref(), &slot.dial) {
+            let reason = match (end_reason, &slot.dial) {
                 (Some(reason), _) => reason.clone(),
                 (None, Some(dial)) => dial.reason(),
                 (None, None) => CloseReason::Closed,
@@ -222,9 +267,10 @@ impl<P: Protocol> State<P> {
             tag: body.tag().unwrap_or(0),
             millis: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX).max(1),
         };
+        let call = CallId::new(slot.epoch.number, number);
         slot.link.push_call(number, &head, body, waiter, &mut self.pool);
         if let Some(deadline) = now.checked_add(timeout) {
-            let key = self.wheel.insert(deadline, Alarm::Call(id, number));
+            let key = self.wheel.insert(deadline, Alarm::Call(id, call));
             if let Some(pending) = slot.link.call_mut(&wire_id) {
                 pending.timer = Some(key);
             }
@@ -234,13 +280,16 @@ impl<P: Protocol> State<P> {
         self.charge(id);
         // Who waits for answers reads on.
         self.resume_choked(id);
-        Ok(CallId(number))
+        Ok(call)
     }
 
-    /// Ends a call of ours before its answer, and tells the peer where the format can.
-    pub(crate) fn give_up(&mut self, id: ConnId, number: u64, is_timeout: bool) {
-        let Some(slot) = self.get_mut(id) else { return };
-        let Some(wire_id) = slot.link.call_id(number) else { return };
+    /// Ends a call of ours before its answer, and tells the peer where the format can. A call of another
+    /// epoch finds nothing: numbers start anew in each.
+    pub(crate) fn give_up(&mut self, id: ConnId, call: CallId, is_timeout: bool) {
+        let Some(slot) = self.get_mut(id).filter(|slot| slot.epoch.number == call.epoch()) else {
+            return;
+        };
+        let Some(wire_id) = slot.link.call_id(call.as_u64()) else { return };
         let Some(pending) = slot.link.take_call(&wire_id) else { return };
         let is_marked = slot.link.protocol.correlation() == Correlation::ByKind;
         let fate = self.fate_of(id, &pending);

@@ -5,7 +5,7 @@
 use std::{
     any::Any,
     collections::VecDeque,
-    panic::{AssertUnwindSafe, catch_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     time::Duration,
 };
 
@@ -13,13 +13,15 @@ use super::{
     commands::Command,
     net::{Event, Net},
     read::Reader,
-    slots::{Alarm, Phase, State, StopPhase},
+    slot::{Phase, Told},
+    slots::{Alarm, State},
     sockets::{Named, SocketTable},
+    stop::StopPhase,
 };
 use crate::{
     CloseReason, Conn, ConnId, Context, Error, Handler, Incident, TimerId,
-    core::{moment::Moment, spin::Found},
-    error::NetworkError,
+    core::{connection::Overdue, heartbeat::AWAY, moment::Moment, spin::Found},
+    error::{NetworkError, error_code},
     handler::Timer,
     mailbox::Post,
 };
@@ -36,6 +38,10 @@ pub(crate) struct Engine<H: Handler, N: Net> {
     pub(super) posts: VecDeque<Post<Command<H::Protocol>>>,
     pub(super) reader: Reader,
     events: Vec<Event>,
+    /// The first event that was not looked at.
+    next_event: usize,
+    /// The step at which the turn is: an index of [`STEPS`](Self::STEPS).
+    step: usize,
     has_started: bool,
 }
 
@@ -48,6 +54,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
             posts: VecDeque::new(),
             reader: Reader::default(),
             events: Vec::new(),
+            next_event: 0,
+            step: 0,
             has_started: false,
         }
     }
@@ -70,20 +78,12 @@ impl<H: Handler, N: Net> Engine<H, N> {
         }
         // 3. Read the clock, once.
         self.state.now = self.sockets.net.now();
-        // 4. What other threads ask for.
-        self.run_commands();
-        // 5. Sockets.
-        self.handle_events();
-        self.accept_all();
-        self.open_arrivals();
-        self.read_all();
-        // 6. Timers that are due. After the sockets: a reply that is here beats its own deadline.
-        self.run_timers();
-        // 7. One write for all that a connection has to send.
-        self.flush_all();
-        // 8. Connections that ended.
-        self.reap_all();
-        self.finish_stop();
+        // 4. to 8. The steps, each to its end.
+        self.step = 0;
+        self.next_event = 0;
+        while let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.run_steps())) {
+            self.contain(panic);
+        }
         self.state.shared.bell.ring();
         if !spin.is_zero() {
             self.state.spin.learn(found);
@@ -91,6 +91,62 @@ impl<H: Handler, N: Net> Engine<H, N> {
         self.state.stats.turns += 1;
         self.state.shared.stats.publish(&self.state.stats);
         Ok(())
+    }
+
+    /// Steps 4 to 8. Each takes its work from a list, one after the other, so that it goes on with the
+    /// rest where a panic left it.
+    const STEPS: [fn(&mut Self); 9] = [
+        // 4. What other threads ask for.
+        Self::run_commands,
+        // 5. Sockets.
+        Self::handle_events,
+        Self::accept_all,
+        Self::open_arrivals,
+        Self::read_all,
+        // 6. Timers that are due. After the sockets: a reply that is here beats its own deadline.
+        Self::run_timers,
+        // 7. One write for all that a connection has to send.
+        Self::flush_all,
+        // 8. Connections that ended.
+        Self::reap_all,
+        Self::finish_stop,
+    ];
+
+    fn run_steps(&mut self) {
+        while let Some(step) = Self::STEPS.get(self.step) {
+            step(self);
+            self.step += 1;
+        }
+    }
+
+    /// Something panicked: a callback, or what else the application gave (a protocol, a body with an
+    /// owner of its own). That costs the connection that was being served, and the turn goes on.
+    #[cold]
+    fn contain(&mut self, panic: Box<dyn Any + Send>) {
+        let Some(id) = self.state.serving.take() else {
+            resume_unwind(panic) // nobody's: a bug of ours
+        };
+        self.state.handling = None;
+        if let Some((conn, charged)) = self.state.charged.take() {
+            self.state.shared.board.release(conn.slot(), charged);
+        }
+        let unanswered = self.state.answering.take();
+        self.handle_panic(id, &*panic);
+        if self
+            .state
+            .get(id)
+            .is_some_and(|slot| slot.phase == Phase::Dropped && !slot.lists.is_ended)
+        {
+            // It was being put away.
+            return drop_quietly(|| self.finish(id));
+        }
+        if let Some(request) = unanswered {
+            let (code, text) = (error_code::PANICKED, "the handler panicked");
+            let answer = || self.state.send_last_error(id, request, code, text);
+            if catch_unwind(AssertUnwindSafe(answer)).is_err() {
+                self.state.abort(id, CloseReason::Aborted);
+            }
+        }
     }
 
     fn timeout(&mut self, max_wait: Option<Duration>) -> Option<Duration> {
@@ -156,7 +212,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
     }
 
     pub(crate) fn has_work(&self) -> bool {
-        self.state.has_work() || self.state.shared.mailbox.has_post()
+        self.state.has_work() || !self.posts.is_empty() || self.state.shared.mailbox.has_post()
     }
 
     /// When the next turn has something to do without an event.
@@ -174,32 +230,33 @@ impl<H: Handler, N: Net> Engine<H, N> {
     }
 
     fn handle_events(&mut self) {
-        let events = std::mem::take(&mut self.events);
-        for event in &events {
+        while let Some(&event) = self.events.get(self.next_event) {
+            self.next_event += 1;
             match Named::from(event.token) {
                 Named::Listener(id) => {
                     if let Some(listener) = self.state.listener_mut(id) {
                         listener.is_ready |= !listener.is_resting();
                     }
                 }
-                Named::Conn(id) => self.handle_event(id, *event),
+                Named::Conn(id) => self.handle_event(id, event),
             }
         }
-        self.events = events;
     }
 
     fn handle_event(&mut self, id: ConnId, event: Event) {
         let Some(slot) = self.state.get_mut(id) else { return };
-        slot.is_readable |= event.readable;
-        slot.is_read_closed |= event.read_closed;
-        if slot.phase < Phase::Open {
+        slot.io.is_readable |= event.readable;
+        slot.io.is_read_closed |= event.read_closed;
+        if !slot.phase.is_connected() {
             // What has arrived is read when the connection is open; no other event will tell of it.
             if slot.phase == Phase::Connecting && slot.is_dialled() {
+                self.state.serving = Some(id);
                 self.handle_connect(id);
+                self.state.serving = None;
             }
             return;
         }
-        slot.is_writable |= event.writable;
+        slot.io.is_writable |= event.writable;
         if event.writable && slot.link.has_output() {
             self.state.mark_dirty(id);
         }
@@ -214,58 +271,75 @@ impl<H: Handler, N: Net> Engine<H, N> {
         match net.connected(stream) {
             Ok(None) => {}
             Ok(Some(peer)) => {
+                self.state.cancel_dial_alarm(id);
                 if let Some(slot) = self.state.get_mut(id) {
                     slot.peer = peer.into();
                 }
-                self.state.dial_succeeded(id);
-                self.state.stats.dialled += 1;
-                self.open(id);
+                self.establish(id);
             }
             Err(error) => self.context().fail_attempt(id, NetworkError::from(&error)),
         }
     }
 
     fn open_arrivals(&mut self) {
-        for id in std::mem::take(&mut self.state.arrivals) {
-            self.open(id);
+        for _ in 0..self.state.arrivals.len() {
+            let Some(id) = self.state.arrivals.pop_front() else { return };
+            self.establish(id);
         }
     }
 
-    /// A connection is up: says so to the peer, then to the handler, then what was kept for it.
-    pub(super) fn open(&mut self, id: ConnId) {
-        let State { slots, pool, now, shared, .. } = &mut self.state;
+    /// The peers are connected: says hello, and waits for the peer's, where the format has one.
+    pub(super) fn establish(&mut self, id: ConnId) {
+        let State { slots, pool, now, serving, .. } = &mut self.state;
         let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
             return;
         };
-        slot.phase = Phase::Open;
-        slot.epoch += 1;
-        slot.is_told = true;
-        slot.is_writable = true;
+        if slot.phase != Phase::Connecting {
+            return; // it ended before it began
+        }
+        let outer = serving.replace(id);
+        slot.phase = Phase::Greeting;
+        slot.io.is_writable = true;
         slot.link.open(&slot.profile.config, pool, *now);
-        slot.publish(&shared.board);
-        if slot.is_readable {
+        let (is_readable, is_greeted) = (slot.io.is_readable, slot.link.is_greeted());
+        if is_readable {
             self.state.mark_ready(id);
         }
         self.state.mark_dirty(id);
         self.state.watch(id);
-        self.state.tell_awaiters(id, None);
-        self.with_conn(id, H::on_connect);
-        self.send_kept(id);
+        if is_greeted {
+            self.greeted(id);
+        }
+        self.state.serving = outer;
     }
 
-    /// Sends what waited for the connection, but what is too old.
-    fn send_kept(&mut self, id: ConnId) {
-        self.state.expire_offline(id);
-        let Some(slot) = self.state.get_mut(id) else { return };
-        let Some(dial) = &mut slot.dial else { return };
-        if dial.offline.len() == 0 {
+    /// The connection is up: the handler is told, and then what was kept for it is sent.
+    pub(super) fn greeted(&mut self, id: ConnId) {
+        let board = &self.state.shared.board;
+        let slots = &mut self.state.slots;
+        let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
+            return;
+        };
+        if slot.phase != Phase::Greeting {
             return;
         }
-        let mut offline = std::mem::take(&mut dial.offline);
-        while let Some(kept) = offline.pop() {
-            if let Err((_, message)) = self.state.send(id, kept.id, kept.message) {
-                self.state.note_undelivered(id, message);
-            }
+        slot.phase = Phase::Open;
+        slot.epoch.number += 1;
+        slot.epoch.told = Told::Up;
+        // The peer's limits hold from now on, for other threads, too.
+        board.set_max_body(id.slot(), slot.link.body_limit(&slot.profile.config));
+        slot.publish(board);
+        if slot.is_dialled() {
+            self.state.stats.dialled += 1;
+            self.state.dial_succeeded(id);
+        }
+        self.state.watch(id);
+        self.state.tell_awaiters(id, None);
+        self.with_conn(id, H::on_connect);
+        self.state.send_kept(id);
+        if !self.state.is_running() {
+            // It came while all others were being drained.
+            self.state.drain(id, CloseReason::Stopped);
         }
     }
 
@@ -274,16 +348,32 @@ impl<H: Handler, N: Net> Engine<H, N> {
         for _ in 0..TIMERS_PER_TURN {
             let Some((key, alarm)) = self.state.wheel.pop_due() else { return };
             match alarm {
-                Alarm::Watch(id) => self.on_watch(id),
-                Alarm::Call(id, number) => self.state.give_up(id, number, true),
+                Alarm::Watch(id) => {
+                    self.state.serving = Some(id);
+                    self.on_watch(id);
+                    self.state.serving = None;
+                }
+                Alarm::Call(id, call) => {
+                    self.state.serving = Some(id);
+                    self.state.give_up(id, call, true);
+                    self.state.serving = None;
+                }
                 Alarm::User { token, conn } => {
                     if let Some(conn) = conn {
                         self.state.forget_timer(conn, key);
                     }
                     let timer = Timer { id: TimerId(key), token, conn };
-                    self.with_context("on_timer", |handler, cx| handler.on_timer(cx, timer));
+                    let panicked =
+                        self.with_context("on_timer", |handler, cx| handler.on_timer(cx, timer));
+                    if let (Some(text), Some(conn)) = (panicked, conn) {
+                        self.state.end_panicked(conn, text);
+                    }
                 }
-                Alarm::Dial(id) => self.context().on_dial_alarm(id),
+                Alarm::Dial(id) => {
+                    self.state.serving = Some(id);
+                    self.context().on_dial_alarm(id);
+                    self.state.serving = None;
+                }
                 Alarm::Accept(id) => self.state.on_accept_alarm(id),
                 Alarm::Stop => self.cut_stop(),
             }
@@ -292,27 +382,44 @@ impl<H: Handler, N: Net> Engine<H, N> {
 
     /// A deadline of the connection may be due.
     fn on_watch(&mut self, id: ConnId) {
+        let Some(slot) = self.state.get_mut(id) else { return };
+        slot.watch = None;
+        if !slot.phase.is_connected() {
+            return;
+        }
+        // What the socket takes now was not taken sooner because of us: this step comes before the one
+        // that writes, and the loop may have been away. So nobody is judged before one more try.
+        let before = slot.link.queued_cost();
+        if before > 0 && slot.phase.is_writing() {
+            slot.io.is_writable = true;
+            self.flush(id);
+        }
         let State { slots, pool, now, .. } = &mut self.state;
         let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
             return;
         };
-        slot.watch = None;
-        if slot.phase < Phase::Open {
-            return;
-        }
-        if slot.link.close_by().is_some_and(|by| *now >= by) {
-            self.state.doom(id, CloseReason::Closed);
-            return;
+        if let Some(by) = slot.link.close_by()
+            && *now >= by
+        {
+            let is_away = now.saturating_duration_since(by) >= AWAY;
+            if !is_away || slot.link.queued_cost() >= before || slot.phase == Phase::Lingering {
+                self.state.abort(id, CloseReason::Closed);
+                return;
+            }
+            // We were away, and the peer takes what is left.
+            slot.link.close_anew(slot.profile.config.close_timeout, *now);
         }
         // Bytes that wait to be read are life, although nobody has looked at them yet.
-        if slot.is_readable && !slot.can_read() || slot.is_ready || slot.input_since.is_some() {
-            slot.link.handle_unread(&slot.profile.config, *now);
+        if slot.io.is_readable && !slot.can_read()
+            || slot.lists.is_ready
+            || slot.link.read.waits_since().is_some()
+        {
+            slot.link.handle_unread(*now);
         }
         match slot.link.handle_timeout(&slot.profile.config, pool, *now) {
-            Some(reason @ (CloseReason::WriteStalled(_) | CloseReason::IdleTimeout(_))) => {
-                self.state.doom(id, reason);
-            }
-            Some(reason) => self.state.close(id, Phase::Closing, reason),
+            Some(Overdue::Abort(reason)) => self.state.abort(id, reason),
+            Some(Overdue::Close(reason)) => self.state.close(id, reason),
+            Some(Overdue::Leave) => self.state.drain(id, CloseReason::Closed),
             None => {
                 if slot.link.has_output() || slot.link.close_by().is_some() {
                     self.state.mark_dirty(id);
@@ -349,31 +456,31 @@ impl<H: Handler, N: Net> Engine<H, N> {
         }
     }
 
-    /// A callback of a connection panicked.
+    /// What is done for a connection panicked.
     #[cold]
     pub(super) fn handle_panic(&mut self, id: ConnId, panic: &(dyn Any + Send)) {
         let text = panic_text(panic);
-        log::error!("a callback of connection {id} panicked: {text}");
+        log::error!("serving connection {id} panicked: {text}");
         self.state.stats.panics += 1;
-        self.state.close(id, Phase::Closing, CloseReason::Panicked(text));
+        self.state.end_panicked(id, text);
     }
 
-    /// Runs a callback that is for no connection.
+    /// Runs a callback that is for no connection. The panic's message, if it panicked.
     pub(super) fn with_context(
         &mut self,
         name: &'static str,
         callback: impl FnOnce(&mut H, &mut Context<'_, H::Protocol>),
-    ) {
+    ) -> Option<String> {
         let mut cx = Context { state: &mut self.state, sockets: &mut self.sockets };
         let handler = &mut self.handler;
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| callback(handler, &mut cx))) {
-            let text = panic_text(&*panic);
-            log::error!("{name} panicked: {text}");
-            self.state.stats.panics += 1;
-            if name != "on_error" {
-                self.report(&Incident::Panicked { callback: name, text });
-            }
+        let panic = catch_unwind(AssertUnwindSafe(|| callback(handler, &mut cx))).err()?;
+        let text = panic_text(&*panic);
+        log::error!("{name} panicked: {text}");
+        self.state.stats.panics += 1;
+        if name != "on_error" {
+            self.report(&Incident::Panicked { callback: name, text: text.clone() });
         }
+        Some(text)
     }
 
     pub(super) fn report(&mut self, incident: &Incident) {
@@ -394,12 +501,13 @@ impl<H: Handler, N: Net> Engine<H, N> {
 
     /// What keeps the loop from waiting.
     pub(crate) fn work(&self) -> String {
-        let State { dirty, ready, arrivals, doomed, ended, fanouts, wheel, now, .. } = &self.state;
+        let State { dirty, ready, arrivals, ended, ended_calls, fanouts, wheel, now, .. } =
+            &self.state;
         let due = wheel.next_wake().is_some_and(|at| at <= *now);
         format!(
-            "dirty {dirty:?} ready {ready:?} arrivals {arrivals:?} doomed {doomed:?} ended {} \
+            "dirty {dirty:?} ready {ready:?} arrivals {arrivals:?} ended {ended:?} calls {} \
              fanouts {} timers {due} listeners {:?} posts {}",
-            ended.len(),
+            ended_calls.len(),
             fanouts.len(),
             self.state.listeners.iter().map(|listener| listener.is_ready).collect::<Vec<_>>(),
             self.state.shared.mailbox.has_post(),
@@ -418,26 +526,29 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 queue.check();
             }
             assert!(slot.link.queued_cost() <= config.hard_limit + config.max_body + 4096);
-            assert!(!slot.is_ready || ready.contains(&slot.id.slot()), "in no list to be read");
-            assert!(!slot.is_dirty || dirty.contains(&slot.id.slot()), "in no list to be flushed");
-            assert!(!slot.is_doomed, "doomed and not reaped");
+            let (io, lists) = (slot.io, slot.lists);
+            assert!(!lists.is_ready || ready.contains(&slot.id.slot()), "in no list to be read");
+            assert!(!lists.is_dirty || dirty.contains(&slot.id.slot()), "in no list to be flushed");
+            let is_ended = self.state.ended.contains(&slot.id);
+            assert_eq!(lists.is_ended, is_ended, "in the list of those that ended, or not");
+            assert!(slot.phase != Phase::Dropped || is_ended, "dropped and not to be put away");
             // Readiness that nobody will hear of again is not forgotten.
             assert!(
-                !(slot.can_read() && (slot.is_readable || slot.input_since.is_some()))
-                    || slot.is_ready,
+                !(slot.can_read() && (io.is_readable || slot.link.read.waits_since().is_some()))
+                    || lists.is_ready,
                 "{:?} could be read and is in no list: {:?}",
                 slot.id,
                 slot.phase
             );
             assert!(
-                !(slot.is_up() && slot.is_writable && slot.link.has_output()) || slot.is_dirty,
+                !(slot.is_up() && io.is_writable && slot.link.has_output()) || lists.is_dirty,
                 "{:?} could be written and is in no list",
                 slot.id
             );
             timers += usize::from(slot.watch.is_some())
                 + slot.own.as_ref().map_or(0, |own| own.timers.len());
             calls += slot.link.calls_in_flight();
-            assert!(shared.board.is_open(slot.id) == (slot.is_up() || slot.is_down()));
+            assert_eq!(shared.board.is_open(slot.id), slot.exists());
         }
         assert_eq!(self.state.stats.calls_in_flight, calls as u64);
         assert_eq!(self.state.stats.connections, slots.len() as u64);
@@ -446,7 +557,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
 }
 
 /// The message of a panic.
-fn panic_text(panic: &(dyn Any + Send)) -> String {
+pub(super) fn panic_text(panic: &(dyn Any + Send)) -> String {
     if let Some(text) = panic.downcast_ref::<&str>() {
         (*text).to_owned()
     } else if let Some(text) = panic.downcast_ref::<String>() {
@@ -462,13 +573,22 @@ impl<H: Handler, N: Net> Drop for Engine<H, N> {
         self.refuse_commands();
         let ids: Vec<_> = self.state.slots.iter().map(|(_, slot)| slot.id).collect();
         for id in ids {
-            self.state.doom(id, CloseReason::Stopped);
+            self.state.abort(id, CloseReason::Stopped);
             self.state.end_calls(id);
-            self.state.discard(id);
+            drop_quietly(|| self.state.discard(id));
         }
         self.state.shared.bell.ring();
         // Callbacks that would need the handler are dropped: it can't be called any more.
-        self.state.ended.clear();
+        while let Some(call) = self.state.ended_calls.pop_front() {
+            drop_quietly(|| drop(call));
+        }
         self.sockets.close_all();
+    }
+}
+
+/// Drops what the application gave, which may panic: here nothing is left that this could end.
+pub(super) fn drop_quietly(drops: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(drops)) {
+        log::error!("dropping a value of the application panicked: {}", panic_text(&*panic));
     }
 }

@@ -53,7 +53,6 @@ fn native_refuses_a_body_over_the_maximum() {
             ("push of 1001", native("000003E9 01 00 0000"), too_long(1001)),
             ("request of 1001", native("000003E9 02 00 0000"), too_long(1001)),
             ("reply of 1001", native("000003E9 03 00 0000"), too_long(1001)),
-            ("goaway of 1001", native("000003E9 07 00 0000"), too_long(1001)),
             ("1 GiB", native("40000000 01 00 0000"), too_long(1 << 30)),
             ("2^31", native("80000000 01 00 0000"), too_long(1 << 31)),
             ("2^32 - 1", native("FFFFFFFF 01 00 0000"), too_long(longest)),
@@ -86,6 +85,7 @@ fn native_refuses_a_control_frame_of_a_wrong_length() {
     let error = |len| control(Kind::Error, len, 0, 4096);
     let ping = |len| control(Kind::Ping, len, 0, 125);
     let echo = |len| control(Kind::Pong, len, 0, 125);
+    let goaway = |len| control(Kind::Goaway, len, 0, 4096);
     let cancel = |len| control(Kind::Cancel, len, 0, 0);
     let longest = u64::from(u32::MAX);
     assert_refused(
@@ -95,6 +95,8 @@ fn native_refuses_a_control_frame_of_a_wrong_length() {
             ("hello of 19", native("00000013 00 00 0000"), hello(19)),
             ("hello of 1025", native("00000401 00 00 0000"), hello(1025)),
             ("error of 4097", native("00001001 04 00 0000"), error(4097)),
+            ("goaway of 4097", native("00001001 07 00 0000"), goaway(4097)),
+            ("goaway of 2^32 - 1", native("FFFFFFFF 07 00 0000"), goaway(longest)),
             ("ping of 126", native("0000007E 05 00 0000"), ping(126)),
             ("ping of 2^32 - 1", native("FFFFFFFF 05 00 0000"), ping(longest)),
             ("pong of 126", native("0000007E 06 00 0000"), echo(126)),

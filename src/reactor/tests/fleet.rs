@@ -128,7 +128,11 @@ impl<H: Handler> Fleet<H> {
             assert_eq!(state.wheel.len(), 0, "timers are left");
             assert!(state.listeners.is_empty() && state.groups.is_empty());
             assert!(state.per_peer.is_empty() && state.awaited.is_empty());
-            assert!(state.ended.is_empty() && state.undelivered.is_empty());
+            assert!(
+                state.ended.is_empty()
+                    && state.ended_calls.is_empty()
+                    && state.undelivered.is_empty()
+            );
             assert!(!node.engine.has_post(), "commands are left");
             assert_eq!(state.stats.calls_in_flight, 0);
             assert_eq!(state.stats.connections, 0);

@@ -3,8 +3,10 @@
 //! `LONGHAUL_SEEDS=100000` runs more seeds, `LONGHAUL_SEED=7` replays one and prints its trace.
 
 mod conversation;
+mod ends;
 mod fleet;
 mod ledger;
 mod outages;
 mod rules;
+mod script;
 mod spin;

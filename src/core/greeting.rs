@@ -1,0 +1,186 @@
+//! What the peer's hello says, and what follows from it: limits of what is sent, and heartbeats.
+//!
+//! Where the format has no hello, the peer's limits are taken to be our own.
+
+use std::time::Duration;
+
+use super::heartbeat::Rules;
+use crate::{
+    config::Config,
+    error::LimitBy,
+    protocol::{HeartbeatBy, Hello, Protocol},
+};
+
+/// A heartbeat is never faster than this, whatever idle timeout the peer names.
+const FASTEST: Duration = Duration::from_secs(1);
+
+/// What is known of the peer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Greeting {
+    /// The peer's hello came, or the format has none.
+    is_done: bool,
+    /// Whether the limits are the peer's own words.
+    is_told: bool,
+    max_body: u32,
+    max_in_flight: u32,
+    /// Whether the peer itself asks whether we are alive.
+    is_probing: bool,
+    idle_timeout_ms: u32,
+}
+
+impl Greeting {
+    /// Before the peer has said anything.
+    pub(crate) fn new(has_hello: bool, config: &Config) -> Self {
+        Self {
+            is_done: !has_hello,
+            is_told: false,
+            max_body: u32::try_from(config.max_body).unwrap_or(u32::MAX),
+            max_in_flight: u32::try_from(config.max_calls).unwrap_or(u32::MAX),
+            is_probing: true,
+            idle_timeout_ms: 0,
+        }
+    }
+
+    /// The peer's hello came.
+    pub(crate) const fn handle_hello(&mut self, hello: &Hello) {
+        *self = Self {
+            is_done: true,
+            is_told: true,
+            max_body: hello.max_body,
+            max_in_flight: hello.max_in_flight,
+            is_probing: hello.heartbeat_ms > 0,
+            idle_timeout_ms: hello.idle_timeout_ms,
+        };
+    }
+
+    /// Whether the peer's hello came, or there is none to wait for.
+    #[inline]
+    pub(crate) const fn is_done(&self) -> bool {
+        self.is_done
+    }
+
+    /// The longest body that may be sent, where our own limit is `ours`, and whose limit that is.
+    #[inline]
+    pub(crate) const fn body_limit(&self, ours: usize) -> (usize, LimitBy) {
+        let peers = self.max_body as usize;
+        if self.is_told && peers < ours { (peers, LimitBy::Peer) } else { (ours, LimitBy::Us) }
+    }
+
+    /// The most calls that may be in flight, where our own limit is `ours`.
+    pub(crate) fn max_calls(&self, ours: usize) -> usize {
+        ours.min(self.max_in_flight as usize)
+    }
+
+    /// How we look after the connection: by our own rules, and so that the peer does not give us up.
+    ///
+    /// - Two thirds of the peer's idle timeout are the most that a probe may be away from the last; else
+    ///   it comes at a third.
+    /// - A peer that does not probe by itself hears only what we send. What we receive from it says
+    ///   nothing of that, so the probes come at each interval.
+    pub(crate) fn rules(&self, own: Rules) -> Rules {
+        if !self.is_done {
+            // The peer has its hello to send, within the time for that.
+            return Rules { interval: None, ..own };
+        }
+        if self.idle_timeout_ms == 0 {
+            return own;
+        }
+        let peers = Duration::from_millis(u64::from(self.idle_timeout_ms));
+        let third = (peers / 3).max(FASTEST);
+        let interval = match own.interval {
+            Some(interval) if interval.saturating_mul(3) > peers * 2 => Some(third.min(interval)),
+            None if !self.is_probing => Some(third),
+            interval if !self.is_probing => interval.map(|interval| interval.min(third)),
+            interval => interval,
+        };
+        Rules { interval, is_periodic: own.is_periodic || !self.is_probing, ..own }
+    }
+}
+
+/// Our own rules, as the settings have them. `is_dialled`: this side made the connection.
+pub(crate) fn own_rules(protocol: &impl Protocol, is_dialled: bool, config: &Config) -> Rules {
+    let by = protocol.heartbeat();
+    let pings = match by {
+        HeartbeatBy::Nobody => false,
+        HeartbeatBy::Dialler => is_dialled,
+        HeartbeatBy::Both => true,
+    };
+    Rules {
+        interval: config.heartbeat_for(by).filter(|_| pings),
+        is_periodic: by == HeartbeatBy::Dialler,
+        idle_timeout: config.idle_timeout_for(by),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Native;
+
+    fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    fn greeted(heartbeat_ms: u32, idle_timeout_ms: u32) -> Greeting {
+        let mut greeting = Greeting::new(true, &Config::new());
+        greeting.handle_hello(&Hello::new(1000, 10, heartbeat_ms, idle_timeout_ms));
+        greeting
+    }
+
+    fn interval(heartbeat_ms: u32, idle_timeout_ms: u32) -> Option<Duration> {
+        greeted(heartbeat_ms, idle_timeout_ms)
+            .rules(own_rules(&Native, true, &Config::new()))
+            .interval
+    }
+
+    #[test]
+    fn peers_limits_hold_once_it_has_told_them() {
+        let greeting = Greeting::new(true, &Config::new());
+        assert_eq!(greeting.body_limit(5000), (5000, LimitBy::Us));
+        assert_eq!(greeted(0, 0).body_limit(5000), (1000, LimitBy::Peer));
+        assert_eq!(greeted(0, 0).body_limit(900), (900, LimitBy::Us));
+        assert_eq!(greeted(0, 0).max_calls(4096), 10);
+    }
+
+    #[test]
+    fn probes_come_at_our_own_interval_where_the_peer_is_patient_enough() {
+        assert_eq!(interval(20_000, 30_000), Some(secs(20)));
+        assert_eq!(interval(20_000, 0), Some(secs(20)));
+    }
+
+    #[test]
+    fn impatient_peer_is_probed_at_a_third_of_its_idle_timeout() {
+        assert_eq!(interval(5000, 6000), Some(secs(2)));
+    }
+
+    /// Both would otherwise come to their end at the same moment.
+    #[test]
+    fn idle_timeout_as_long_as_our_interval_is_too_short_for_it() {
+        assert_eq!(interval(20_000, 20_000), Some(Duration::from_millis(20_000) / 3));
+    }
+
+    #[test]
+    fn no_idle_timeout_makes_us_probe_faster_than_once_a_second() {
+        for idle in 1..3000 {
+            assert_eq!(interval(1000, idle), Some(secs(1)), "{idle} ms");
+        }
+    }
+
+    #[test]
+    fn peer_that_does_not_probe_is_probed_whatever_is_received() {
+        let rules = greeted(0, 30_000).rules(own_rules(&Native, true, &Config::new()));
+        assert_eq!((rules.interval, rules.is_periodic), (Some(secs(10)), true));
+        let mut quiet = Config::new();
+        quiet.heartbeat(Duration::ZERO);
+        let rules = greeted(0, 30_000).rules(own_rules(&Native, true, &quiet));
+        assert_eq!((rules.interval, rules.is_periodic), (Some(secs(10)), true));
+        let rules = greeted(20_000, 30_000).rules(own_rules(&Native, true, &quiet));
+        assert_eq!(rules.interval, None, "the peer probes by itself");
+    }
+
+    #[test]
+    fn nobody_is_probed_before_its_hello() {
+        let rules = Greeting::new(true, &Config::new());
+        assert_eq!(rules.rules(own_rules(&Native, true, &Config::new())).interval, None);
+    }
+}

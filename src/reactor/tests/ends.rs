@@ -1,0 +1,302 @@
+//! How connections end, and what is told of it.
+
+use std::time::Duration;
+
+use super::script::{SERVER, Script, accepted, call, pair};
+use crate::{
+    CallError, Config, Fate, Incident, ReactorBuilder, Reconnect, SendError,
+    protocol::Native,
+    reactor::{net::sim::SimWorld, slot::Phase, tests::fleet::Fleet},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const LONG: Duration = Duration::from_secs(60);
+
+#[test]
+fn call_that_ended_as_not_sent_does_not_leave() {
+    let world = SimWorld::new(1);
+    let ((server, seen), (client, log)) = (Script::noting(), Script::noting());
+    let (mut fleet, conn) = pair(&world, server, client, &Config::new());
+    let mut cx = fleet.nodes[1].engine.context();
+    let mut conn = cx.conn(conn).unwrap();
+    let id = call(&mut conn, "cancelled", LONG).unwrap();
+    conn.abort();
+    conn.cancel_call(id);
+    fleet.run_for(SECOND);
+    assert_eq!(log.lines("call"), ["call cancelled failed: cancelled (not sent)"]);
+    assert_eq!(seen.count("message"), 0, "{:?}", seen.take());
+}
+
+#[test]
+fn call_whose_time_was_over_in_the_turn_of_an_abort_does_not_leave() {
+    let world = SimWorld::new(1);
+    let ((server, seen), (client, log)) = (Script::noting(), Script::noting());
+    let (mut fleet, conn) = pair(&world, server, client, &Config::new());
+    let handle = fleet.handle(1);
+    let pending = handle.call_async(conn, "late", Duration::ZERO);
+    handle.abort(conn);
+    fleet.run_for(SECOND);
+    let Err(error) = pending.wait() else { panic!("nobody answered") };
+    assert_eq!(error.fate(), Fate::NotSent, "{error}");
+    assert_eq!(seen.count("message"), 0, "{:?}", seen.take());
+    assert_eq!(log.count("disconnect aborted"), 1);
+}
+
+#[test]
+fn nothing_that_was_queued_leaves_after_an_abort_whatever_follows_it() {
+    for panics in [false, true] {
+        let world = SimWorld::new(1);
+        let ((server, seen), (mut client, _)) = (Script::noting(), Script::noting());
+        client.on_timer = Box::new(move |cx, timer| {
+            let mut conn = cx.conn(timer.conn.unwrap()).unwrap();
+            conn.send("queued").unwrap();
+            conn.abort();
+            conn.close();
+            assert!(!panics, "after the abort");
+        });
+        let (mut fleet, conn) = pair(&world, server, client, &Config::new());
+        fleet.nodes[1].engine.context().conn(conn).unwrap().set_timer(SECOND, 0);
+        fleet.run_for(LONG);
+        assert_eq!(seen.count("message"), 0, "{:?}", seen.take());
+    }
+}
+
+#[test]
+fn panic_in_a_connections_timer_closes_it() {
+    let world = SimWorld::new(1);
+    let ((server, _), (mut client, log)) = (Script::noting(), Script::noting());
+    client.on_timer = Box::new(|_, _| panic!("as planned"));
+    let (mut fleet, conn) = pair(&world, server, client, &Config::new());
+    fleet.nodes[1].engine.context().conn(conn).unwrap().set_timer(SECOND, 7);
+    fleet.run_for(2 * SECOND);
+    assert_eq!(log.count("disconnect a callback panicked: as planned"), 1, "{:?}", log.take());
+    assert_eq!(log.count("error on_timer panicked: as planned"), 1);
+}
+
+#[test]
+fn redial_after_lingering_is_told_and_comes_when_it_was_told() {
+    let world = SimWorld::new(1);
+    let ((mut server, _), (mut client, log)) = (Script::noting(), Script::noting());
+    server.on_connect = Box::new(|conn| _ = conn.send("bad"));
+    client.on_message = Box::new(|_, _| panic!("as planned"));
+    let mut config = Config::new();
+    config.reconnect(Reconnect::fixed(5 * SECOND));
+    let (mut fleet, conn) = pair(&world, server, client, &config);
+    let told = log.lines("disconnect");
+    assert_eq!(told, ["disconnect a callback panicked: as planned; redial in 5s"]);
+    // It lingers, and exists all the same: it will be up again.
+    let exists = fleet.nodes[1].engine.context().conn(conn).is_some();
+    assert_eq!((exists, fleet.handle(1).is_open(conn)), (true, true));
+    fleet.run_for(3 * SECOND);
+    assert_eq!(log.count("connect 2"), 0);
+    fleet.run_for(2 * SECOND);
+    assert_eq!(log.count("connect 2"), 1, "{:?}", log.take());
+}
+
+#[test]
+fn connection_that_is_closed_while_it_waits_ends_with_one_event() {
+    let world = SimWorld::new(1);
+    let ((server, _), (client, log)) = (Script::noting(), Script::noting());
+    let mut config = Config::new();
+    config.reconnect(Reconnect::fixed(LONG));
+    let (mut fleet, conn) = pair(&world, server, client, &config);
+    let at_server = accepted(&mut fleet);
+    fleet.handle(0).close(at_server);
+    fleet.run_for(5 * SECOND);
+    assert_eq!(log.count("disconnect"), 1);
+    fleet.handle(1).close(conn);
+    fleet.run_for(SECOND);
+    let gone = format!("error connection {conn} to {SERVER} was closed while it was down");
+    assert_eq!(log.lines("error"), [gone]);
+    assert!(!fleet.handle(1).is_open(conn));
+}
+
+#[test]
+fn dial_that_an_abort_meets_in_the_turn_of_its_success_never_comes_up() {
+    let world = SimWorld::new(1);
+    let ((server, _), (client, log)) = (Script::<Native>::noting(), Script::noting());
+    let mut fleet = Fleet::new(world.clone());
+    fleet.add(1, ReactorBuilder::new(Native).seed(1), server);
+    fleet.add(2, ReactorBuilder::new(Native).seed(2), client);
+    fleet.nodes[0].engine.context().listen(SERVER).unwrap();
+    let conn = fleet.nodes[1].engine.context().connect(SERVER).unwrap();
+    let phase =
+        |fleet: &Fleet<Script>| fleet.nodes[1].engine.state.get(conn).map(|slot| slot.phase);
+    fleet.nodes[1].engine.turn(Some(Duration::ZERO)).unwrap();
+    assert_eq!(phase(&fleet), Some(Phase::Connecting));
+    // The event that decides it waits, and the abort is posted before the turn that hears of it.
+    world.advance(SECOND);
+    fleet.handle(1).abort(conn);
+    fleet.run_for(SECOND);
+    assert_eq!(log.count("connect"), 0, "{:?}", log.take());
+    assert_eq!(phase(&fleet), None);
+}
+
+#[test]
+fn second_stop_can_only_get_sooner() {
+    for (second, ends) in [(Duration::ZERO, true), (2 * LONG, false)] {
+        let world = SimWorld::new(1);
+        let ((mut server, _), (client, log)) = (Script::noting(), Script::noting());
+        // Deferred and never answered: draining waits for it.
+        let mut kept = Vec::new();
+        server.on_message = Box::new(move |conn, msg| kept.push(conn.defer(&msg).unwrap()));
+        let mut config = Config::new();
+        config.close_timeout(10 * LONG);
+        let (mut fleet, conn) = pair(&world, server, client, &config);
+        call(&mut fleet.nodes[1].engine.context().conn(conn).unwrap(), "kept", 10 * LONG).unwrap();
+        fleet.run_for(SECOND);
+        fleet.handle(0).stop_within(LONG);
+        fleet.run_for(SECOND);
+        fleet.handle(0).stop_within(second);
+        fleet.run_for(SECOND);
+        assert_eq!(fleet.nodes[0].engine.is_stopped(), ends);
+        fleet.run_for(LONG);
+        assert!(fleet.nodes[0].engine.is_stopped(), "the first timeout holds");
+        assert_eq!(log.count("call kept failed"), 1);
+    }
+}
+
+#[test]
+fn broadcast_that_a_stop_cuts_is_accounted_for_to_the_last_receiver() {
+    const CLIENTS: usize = 1000;
+    let world = SimWorld::new(1);
+    let ((server, log), (client, seen)) = (Script::<Native>::noting(), Script::noting());
+    let mut fleet = Fleet::new(world);
+    fleet.is_checked = false;
+    fleet.add(1, ReactorBuilder::new(Native).seed(1), server);
+    let mut config = Config::new();
+    config.reconnect(Reconnect::never());
+    fleet.add(2, ReactorBuilder::new(Native).config(config).seed(2), client);
+    fleet.nodes[0].engine.context().listen(SERVER).unwrap();
+    for _ in 0..CLIENTS {
+        fleet.nodes[1].engine.context().connect(SERVER).unwrap();
+    }
+    fleet.run_for(5 * SECOND);
+    fleet.handle(0).broadcast("news").unwrap();
+    fleet.handle(0).stop_within(Duration::ZERO);
+    fleet.run_for(LONG);
+    let unsent = fleet.nodes[0].engine.state.stop_report.unsent_messages;
+    assert_eq!(unsent as usize + seen.count("message news"), CLIENTS);
+    assert!(log.count("error") > 0);
+}
+
+#[test]
+fn lingering_without_end_is_no_life() {
+    let world = SimWorld::new(1);
+    let ((server, log), (client, _)) = (Script::noting(), Script::noting());
+    let mut config = Config::new();
+    config.linger(Duration::MAX);
+    let (mut fleet, _) = pair(&world, server, client, &config);
+    let (one, other) = (fleet.nodes[0].host, fleet.nodes[1].host);
+    let at_server = accepted(&mut fleet);
+    // Cut off, so that the peer never closes.
+    world.cut(one, other);
+    fleet.handle(0).close(at_server);
+    fleet.run_for(10 * LONG);
+    assert_eq!(log.count("disconnect closed"), 1);
+    let slot = fleet.nodes[0].engine.state.get(at_server);
+    if let Some(slot) = slot {
+        assert!(!slot.link.has_output(), "a ping is queued for a direction that is shut");
+    }
+}
+
+#[test]
+fn peer_that_says_goaway_and_stays_is_left_when_nothing_is_in_flight() {
+    let world = SimWorld::new(1);
+    let ((mut server, _), (client, log)) = (Script::noting(), Script::noting());
+    // The server drains, and holds the connection by a request that it never answers.
+    let mut kept = Vec::new();
+    server.on_message = Box::new(move |conn, msg| kept.push(conn.defer(&msg).unwrap()));
+    let mut config = Config::new();
+    config.close_timeout(100 * LONG).reconnect(Reconnect::fixed(SECOND));
+    let (mut fleet, conn) = pair(&world, server, client, &config);
+    let mut quick = Config::new();
+    quick.close_timeout(5 * SECOND).reconnect(Reconnect::fixed(SECOND));
+    call(&mut fleet.nodes[1].engine.context().conn(conn).unwrap(), "held", 20 * SECOND).unwrap();
+    fleet.run_for(SECOND);
+    let at_server = accepted(&mut fleet);
+    fleet.handle(0).drain(at_server);
+    fleet.run_for(10 * SECOND);
+    assert_eq!(log.count("disconnect"), 0, "what is in flight is waited for");
+    fleet.run_for(200 * LONG);
+    assert_eq!(log.count("disconnect the peer went away"), 1, "{:?}", log.take());
+    assert_eq!(log.count("connect 2"), 1);
+}
+
+#[test]
+fn handler_that_dials_whenever_a_dial_fails_does_not_keep_the_loop() {
+    let world = SimWorld::new(1);
+    // No route: a dial fails in the call that starts it.
+    let mut faults = world.faults();
+    faults.connect_error = 1.0;
+    world.set_faults(faults);
+    let (mut script, log) = Script::<Native>::noting();
+    script.on_error = Box::new(|cx, incident| {
+        if matches!(incident, Incident::DialFailed { .. }) {
+            let _ = cx.connect(SERVER);
+        }
+    });
+    let mut config = Config::new();
+    config.reconnect(Reconnect::never());
+    let mut fleet = Fleet::new(world);
+    fleet.add(2, ReactorBuilder::new(Native).config(config).seed(2), script);
+    fleet.nodes[0].engine.context().connect(SERVER).unwrap();
+    for turn in 1..=20 {
+        fleet.nodes[0].engine.turn(Some(Duration::ZERO)).unwrap();
+        assert_eq!(log.count("error"), turn, "one dial a turn");
+    }
+}
+
+#[test]
+fn broadcast_reaches_nobody_who_has_not_said_hello() {
+    let world = SimWorld::new(1);
+    let ((server, log), (client, seen)) = (Script::noting(), Script::noting());
+    let mut fleet = Fleet::new(world.clone());
+    fleet.add(1, ReactorBuilder::new(Native).seed(1), server);
+    fleet.add(2, ReactorBuilder::new(Native).seed(2), client);
+    fleet.nodes[0].engine.context().listen(SERVER).unwrap();
+    fleet.nodes[1].engine.context().connect(SERVER).unwrap();
+    let (one, other) = (fleet.nodes[0].host, fleet.nodes[1].host);
+    // The client's hello is held back: the server has a connection, and no peer.
+    while fleet.nodes[0].engine.state.stats.accepted == 0 {
+        fleet.run_for(Duration::from_micros(10));
+    }
+    world.cut_one_way(other, one);
+    fleet.run_for(SECOND);
+    assert_eq!(fleet.nodes[0].engine.context().broadcast(crate::Audience::All, "news"), 0);
+    assert_eq!(fleet.nodes[0].engine.context().connections().count(), 0);
+    fleet.run_for(10 * SECOND);
+    assert_eq!(log.count("connect"), 0);
+    assert_eq!(log.count("error connection"), 1, "{:?}", log.take());
+    assert_eq!(seen.count("message"), 0);
+    assert_eq!(fleet.nodes[0].engine.state.stats.handshakes_failed, 1);
+}
+
+#[test]
+fn calls_are_refused_and_messages_kept_until_the_peer_has_said_hello() {
+    let world = SimWorld::new(1);
+    let ((server, seen), (client, _)) = (Script::noting(), Script::noting());
+    let mut fleet = Fleet::new(world.clone());
+    fleet.add(1, ReactorBuilder::new(Native).seed(1), server);
+    fleet.add(2, ReactorBuilder::new(Native).seed(2), client);
+    let (one, other) = (fleet.nodes[0].host, fleet.nodes[1].host);
+    fleet.nodes[0].engine.context().listen(SERVER).unwrap();
+    let conn = fleet.nodes[1].engine.context().connect(SERVER).unwrap();
+    let phase =
+        |fleet: &Fleet<Script>| fleet.nodes[1].engine.state.get(conn).map(|slot| slot.phase);
+    while phase(&fleet) != Some(Phase::Greeting) {
+        fleet.run_for(Duration::from_micros(10));
+    }
+    world.cut_one_way(one, other);
+    fleet.run_for(SECOND);
+    let handle = fleet.handle(1);
+    assert!(handle.is_open(conn) && !handle.is_up(conn));
+    handle.send(conn, "kept").unwrap();
+    let mut cx = fleet.nodes[1].engine.context();
+    let refused = call(&mut cx.conn(conn).unwrap(), "early", SECOND).unwrap_err();
+    assert!(matches!(refused, CallError::Disconnected { fate: Fate::NotSent, .. }), "{refused}");
+    world.heal(one, other);
+    fleet.run_for(SECOND);
+    assert_eq!(seen.lines("message"), ["message kept"]);
+    assert_ne!(handle.send(conn, "now"), Err(SendError::Closed));
+}
