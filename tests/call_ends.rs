@@ -209,16 +209,16 @@ fn turned_by_hand() -> (Reactor<Script>, Side, Peer) {
     let mut reactor = ReactorBuilder::new(Any::default()).build(script).unwrap();
     let conn = reactor.connect(listener.local_addr().unwrap()).unwrap();
     let side = Side { name: "dialled", handle: reactor.handle(), conn };
-    let mut accepted = None;
-    loop {
+    let mut peer = None;
+    while !events.so_far().iter().any(|event| matches!(event, Event::Connected(..))) {
         reactor.turn(Some(Duration::from_millis(1))).unwrap();
-        if accepted.is_none() {
-            accepted = Some(listener.accept().unwrap().0);
-        }
-        if events.so_far().iter().any(|event| matches!(event, Event::Connected(..))) {
-            return (reactor, side, Peer::of(accepted.unwrap(), Native));
-        }
+        peer.get_or_insert_with(|| {
+            let mut peer = Peer::of(listener.accept().unwrap().0, Native);
+            peer.write(&hello(&Native.into()));
+            peer
+        });
     }
+    (reactor, side, peer.unwrap())
 }
 
 /// A blocking call and a future that a thread waits for.

@@ -237,6 +237,13 @@ fn copy(incident: &Incident) -> Incident {
         Incident::ListenerDrained { listener, report } => {
             Incident::ListenerDrained { listener: *listener, report: *report }
         }
+        Incident::Gone { conn, target } => Incident::Gone { conn: *conn, target: target.clone() },
+        Incident::HandshakeFailed { conn, listener, peer, reason } => Incident::HandshakeFailed {
+            conn: *conn,
+            listener: *listener,
+            peer: *peer,
+            reason: reason.clone(),
+        },
         other => panic!("an incident of a kind that these tests do not know: {other}"),
     }
 }
@@ -264,6 +271,15 @@ impl Events {
     pub fn connected(&self) -> ConnId {
         self.wait(|event| match event {
             Event::Connected(id, _) => Some(id),
+            _ => None,
+        })
+    }
+
+    /// Why a connection ended, whether or not it had been up.
+    pub fn ended(&self) -> CloseReason {
+        self.wait(|event| match event {
+            Event::Disconnected(_, report) => Some(report.reason),
+            Event::Incident(Incident::HandshakeFailed { reason, .. }) => Some(reason),
             _ => None,
         })
     }
