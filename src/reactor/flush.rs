@@ -15,8 +15,12 @@ const BYTES_PER_TURN: usize = 1024 * 1024;
 impl<H: Handler, N: Net> Engine<H, N> {
     /// Serves broadcasts, then flushes every connection that became dirty.
     pub(super) fn flush_all(&mut self) {
-        self.state.sweep();
-        self.state.fan_out();
+        if !self.state.sweeps.is_empty() {
+            self.state.sweep();
+        }
+        if !self.state.fanouts.is_empty() {
+            self.state.fan_out();
+        }
         // What callbacks make dirty meanwhile is flushed in the next turn, which does not wait.
         for _ in 0..self.state.dirty.len() {
             let Some(slot) = self.state.dirty.pop_front() else { return };

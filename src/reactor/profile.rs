@@ -13,6 +13,15 @@ use crate::{config::Config, protocol::Protocol};
 pub(crate) struct Profile<P> {
     pub(crate) protocol: P,
     pub(crate) config: Config,
+    /// [`Config::choke_mark`], which is looked at for every message.
+    pub(crate) choke_mark: usize,
+}
+
+impl<P> Profile<P> {
+    fn new(protocol: P, config: Config) -> Arc<Self> {
+        let choke_mark = config.choke_mark();
+        Arc::new(Self { protocol, config, choke_mark })
+    }
 }
 
 /// The profiles of a reactor.
@@ -35,7 +44,7 @@ const FIRST_SWEEP: usize = 64;
 impl<P: Protocol> Profiles<P> {
     pub(crate) fn new(protocol: P, config: Config) -> Self {
         Self {
-            defaults: Arc::new(Profile { protocol, config }),
+            defaults: Profile::new(protocol, config),
             shared: HashMap::new(),
             hasher: RandomState::new(),
             len: 0,
@@ -62,7 +71,7 @@ impl<P: Protocol> Profiles<P> {
         if let Some(known) = alike.iter().filter_map(Weak::upgrade).find(|known| is_same(known)) {
             return known;
         }
-        let profile = Arc::new(Profile { protocol: protocol.clone(), config: config.clone() });
+        let profile = Profile::new(protocol.clone(), config.clone());
         alike.push(Arc::downgrade(&profile));
         self.len += 1;
         profile

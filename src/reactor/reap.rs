@@ -23,15 +23,21 @@ const ENDS_PER_TURN: usize = 1024;
 impl<H: Handler, N: Net> Engine<H, N> {
     /// Ends calls, tells the handler, schedules redials, gives slots back.
     pub(super) fn reap_all(&mut self) {
-        self.run_ended_calls();
+        if !self.state.ended_calls.is_empty() {
+            self.run_ended_calls();
+        }
         for _ in 0..self.state.ended.len().min(ENDS_PER_TURN) {
             let Some(id) = self.state.ended.pop_front() else { break };
             self.state.serving = Some(id);
             self.reap(id);
             self.state.serving = None;
         }
-        self.report_undelivered();
-        self.report_drained();
+        if !self.state.undelivered.is_empty() {
+            self.report_undelivered();
+        }
+        if !self.state.drains.is_empty() {
+            self.report_drained();
+        }
     }
 
     /// Runs the callbacks of calls that ended without a reply. Those that they end are left for later.
@@ -194,9 +200,6 @@ impl<H: Handler, N: Net> Engine<H, N> {
     }
 
     pub(super) fn report_undelivered(&mut self) {
-        if self.state.undelivered.is_empty() {
-            return;
-        }
         for (conn, bodies) in std::mem::take(&mut self.state.undelivered) {
             let messages = bodies.len() as u64;
             self.state.handed_back = bodies;

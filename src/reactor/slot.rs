@@ -254,19 +254,18 @@ impl<P: Protocol> Slot<P> {
         let (config, queued) = (&self.profile.config, self.link.queued_cost());
         self.is_up()
             && len <= self.link.body_limit(config).0
-            && (queued.saturating_add(len).saturating_add(FRAME_OVERHEAD) <= config.hard_limit
-                || queued == 0)
+            && (queued + len + FRAME_OVERHEAD <= config.hard_limit || queued == 0)
     }
 
     /// Notes that the queue has grown. Whether that brought it, or what the peer caused in it, above
     /// its mark.
     #[inline]
     pub(crate) fn crosses_a_watermark(&mut self) -> bool {
-        let config = &self.profile.config;
         // `caused <= cost`, except for a half-written frame; `after_flush` looks at that case again.
-        if self.link.queued_cost() <= config.choke_mark() {
+        if self.link.queued_cost() <= self.profile.choke_mark {
             return false;
         }
+        let config = &self.profile.config;
         let is_newly_choked = self.link.update_intake(config);
         is_newly_choked
             || !self.epoch.is_above_high && self.link.queued_cost() > config.high_watermark

@@ -29,6 +29,19 @@ use crate::{
 /// Timers that run in one turn. A million at the same tick must not keep the sockets waiting.
 const TIMERS_PER_TURN: usize = 1024;
 
+/// How far a turn has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Commands,
+    Events,
+    Accept,
+    Arrivals,
+    Read,
+    Timers,
+    Flush,
+    Reap,
+}
+
 /// The reactor on one kind of network.
 pub(crate) struct Engine<H: Handler, N: Net> {
     pub(crate) handler: H,
@@ -40,8 +53,7 @@ pub(crate) struct Engine<H: Handler, N: Net> {
     events: Vec<Event>,
     /// The first event that was not looked at.
     next_event: usize,
-    /// The step at which the turn is: an index of [`STEPS`](Self::STEPS).
-    step: usize,
+    step: Step,
     has_started: bool,
 }
 
@@ -55,7 +67,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             reader: Reader::default(),
             events: Vec::new(),
             next_event: 0,
-            step: 0,
+            step: Step::Commands,
             has_started: false,
         }
     }
@@ -79,7 +91,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         // 3. Read the clock, once.
         self.state.now = self.sockets.net.now();
         // 4. to 8. The steps, each to its end.
-        self.step = 0;
+        self.step = Step::Commands;
         self.next_event = 0;
         while let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.run_steps())) {
             self.contain(panic);
@@ -95,28 +107,47 @@ impl<H: Handler, N: Net> Engine<H, N> {
 
     /// Steps 4 to 8. Each takes its work from a list, one after the other, so that it goes on with the
     /// rest where a panic left it.
-    const STEPS: [fn(&mut Self); 9] = [
-        // 4. What other threads ask for.
-        Self::run_commands,
-        // 5. Sockets.
-        Self::handle_events,
-        Self::accept_all,
-        Self::open_arrivals,
-        Self::read_all,
-        // 6. Timers that are due. After the sockets: a reply that is here beats its own deadline.
-        Self::run_timers,
-        // 7. One write for all that a connection has to send.
-        Self::flush_all,
-        // 8. Connections that ended.
-        Self::reap_all,
-        Self::finish_stop,
-    ];
-
     fn run_steps(&mut self) {
-        while let Some(step) = Self::STEPS.get(self.step) {
-            step(self);
-            self.step += 1;
+        // 4. What other threads ask for.
+        if self.reaches(Step::Commands) {
+            self.run_commands();
         }
+        // 5. Sockets.
+        if self.reaches(Step::Events) {
+            self.handle_events();
+        }
+        if self.reaches(Step::Accept) {
+            self.accept_all();
+        }
+        if self.reaches(Step::Arrivals) {
+            self.open_arrivals();
+        }
+        if self.reaches(Step::Read) {
+            self.read_all();
+        }
+        // 6. Timers that are due. After the sockets: a reply that is here beats its own deadline.
+        if self.reaches(Step::Timers) {
+            self.run_timers();
+        }
+        // 7. One write for all that a connection has to send.
+        if self.reaches(Step::Flush) {
+            self.flush_all();
+        }
+        // 8. Connections that ended.
+        if self.reaches(Step::Reap) {
+            self.reap_all();
+            self.finish_stop();
+        }
+    }
+
+    /// The turn has come to this step, or a panic has left it here; false if it was farther.
+    #[inline]
+    fn reaches(&mut self, step: Step) -> bool {
+        let is_due = self.step <= step;
+        if is_due {
+            self.step = step;
+        }
+        is_due
     }
 
     /// Something panicked: a callback, or what else the application gave (a protocol, a body with an
