@@ -622,6 +622,8 @@ fn server_that_is_killed_and_restarted_under_load_loses_nothing_uncounted() {
         }
         // One that has hung for a while: what the system buffers is full, and our queues, too.
         if round % 4 == 1 {
+            // One that hangs before it has said hello fills no queue: nobody is up.
+            wait_for("all connections", || loads.iter().all(is_up));
             server.freeze();
             wait_for_one_more("a full queue", |gauges| &gauges.full);
         }
