@@ -13,6 +13,9 @@
 //!             │ advance
 //!            due ── pop_due       overdue (inserted too late) joins due at the next advance
 //! ```
+//!
+//! A timer never moves in memory, as its key says where it is. So the memory is in chunks, and each
+//! chunk is given back when none of its timers is left, but for a few.
 
 use std::{fmt, mem, time::Duration};
 
@@ -32,18 +35,34 @@ pub(crate) struct TimerWheel<T> {
     ///
     /// Invariant: a bit is set exactly when its list is not empty.
     occupied: [u64; LEVELS as usize + 1],
-    /// Invariant: each entry is in one list, or in the free list, or retired.
-    entries: Vec<Entry<T>>,
-    /// The entry to use next; the others follow by `next`.
-    free: u32,
-    /// Timers armed or due.
-    len: usize,
-    /// The generation that a new entry starts with.
+    /// Invariant: each entry is in one list, or in the free list of its chunk, or retired.
+    chunks: Vec<Chunk<T>>,
+    /// The chunks with a free entry, and behind these those without memory.
     ///
-    /// Invariant: above that of every key to an entry that was given back with its memory.
+    /// Invariant: a chunk is in it exactly when it has a free entry or no memory.
+    open: List,
+    /// Chunks that have memory and no timers.
+    empty: u32,
+    /// Timers armed or due.
+    #[cfg(test)]
+    len: usize,
+}
+
+/// Entries whose memory comes and goes together.
+struct Chunk<T> {
+    /// `None` while there is no memory.
+    entries: Option<Box<[Entry<T>; CHUNK]>>,
+    /// Timers armed or due.
+    len: u16,
+    /// The place of the entry to use next, `FULL` if there is none; the others follow by `next`.
+    free: u16,
+    /// The generation that the entries start with when there is memory again.
+    ///
+    /// Invariant: above that of every key to an entry that was given back.
     first_generation: u32,
-    /// Invariant: no entry from `KEPT_ENTRIES` on has a higher generation.
-    newest_generation: u32,
+    /// In `open`.
+    next: u32,
+    prev: u32,
 }
 
 /// Names one timer of one wheel; finds nothing once that timer fired or was cancelled.
@@ -57,6 +76,7 @@ pub(crate) struct TimerKey {
 struct Entry<T> {
     /// The tick at which it fires.
     deadline: u64,
+    /// The index of the next one in the list; of a free entry the place of the next free one.
     next: u32,
     prev: u32,
     /// Counts the timers that were here; that of a free entry is for the next one.
@@ -68,7 +88,7 @@ struct Entry<T> {
     value: Option<T>,
 }
 
-/// The ends of a list that runs through the entries.
+/// The ends of a list that runs through the entries, or the chunks.
 ///
 /// Invariant: both are `NIL`, or neither is.
 #[derive(Clone, Copy)]
@@ -101,10 +121,16 @@ const NIL: u32 = u32::MAX;
 /// The generation of an entry that is out of generations: it is not used again, for a key must
 /// never find a later timer. This costs the memory of one entry in 2^32 timers.
 const RETIRED: u32 = u32::MAX;
-/// Entries that stay when the wheel gets empty, so that a small load does not pay for them
-/// again and again.
-const KEPT_ENTRIES: u32 = 4096;
-/// From this generation on an entry's memory is not given back: entries that start near `RETIRED`
+/// Entries in a chunk: their places fit in a byte, which spares a comparison.
+const CHUNK: usize = 1 << CHUNK_BITS;
+const CHUNK_BITS: u32 = u8::BITS;
+/// The place of no entry.
+const FULL: u16 = 1 << CHUNK_BITS;
+/// Chunks without timers that keep their memory. A chunk is given back only when there are more, so
+/// as many timers are armed before one is needed again: a load that comes and goes does not pay for
+/// it each time.
+const KEPT_CHUNKS: u32 = 16;
+/// From this generation on a chunk's memory is not given back: entries that start near `RETIRED`
 /// would cost more memory than that.
 const WORN: u32 = 1 << 31;
 
@@ -115,11 +141,11 @@ impl<T> TimerWheel<T> {
             elapsed: 0,
             lists: Box::new([List::EMPTY; LISTS as usize]),
             occupied: [0; LEVELS as usize + 1],
-            entries: Vec::new(),
-            free: NIL,
+            chunks: Vec::new(),
+            open: List::EMPTY,
+            empty: 0,
+            #[cfg(test)]
             len: 0,
-            first_generation: 0,
-            newest_generation: 0,
         }
     }
 
@@ -130,14 +156,43 @@ impl<T> TimerWheel<T> {
     ///
     /// # Panics
     ///
-    /// With 2^32 - 1 timers armed.
+    /// With 2^32 - 256 timers armed.
     #[inline]
     pub(crate) fn insert(&mut self, deadline: Moment, value: T) -> TimerKey {
-        let deadline = deadline.as_nanos().div_ceil(NANOS_PER_TICK);
+        self.insert_at(deadline.as_nanos().div_ceil(NANOS_PER_TICK), value)
+    }
+
+    #[inline]
+    fn insert_at(&mut self, deadline: u64, value: T) -> TimerKey {
         let list = if deadline > self.elapsed { self.slot_of(deadline) } else { OVERDUE };
-        let key = self.allocate(deadline, value);
-        self.link(list, key.index);
-        key
+        let number = self.open.head;
+        let Some(Chunk { entries: Some(entries), len, free, .. }) =
+            self.chunks.get_mut(number as usize)
+        else {
+            self.grow();
+            return self.insert_at(deadline, value);
+        };
+        let index = number << CHUNK_BITS | u32::from(*free);
+        let entry = &mut entries[place_of(index)];
+        let generation = entry.generation;
+        *free = low(entry.next);
+        *len += 1;
+        let (is_first, is_full) = (*len == 1, *free == FULL);
+        entry.deadline = deadline;
+        entry.prev = self.lists[list as usize].tail;
+        entry.next = NIL;
+        entry.list = list;
+        entry.value = Some(value);
+        self.append(list, index);
+        self.empty -= u32::from(is_first);
+        if is_full {
+            self.shut(number);
+        }
+        #[cfg(test)]
+        {
+            self.len += 1;
+        }
+        TimerKey { index, generation }
     }
 
     /// Disarms a timer and unlinks it at once, in constant time; also one that is due.
@@ -145,13 +200,46 @@ impl<T> TimerWheel<T> {
     /// `None` if it was popped or cancelled before.
     #[inline]
     pub(crate) fn cancel(&mut self, key: TimerKey) -> Option<T> {
-        let entry = self.entries.get_mut(key.index as usize)?;
+        let number = key.index >> CHUNK_BITS;
+        let chunk = self.chunks.get_mut(number as usize)?;
+        let entry = &mut chunk.entries.as_mut()?[place_of(key.index)];
         if entry.generation != key.generation {
             return None;
         }
         let value = entry.value.take()?;
-        self.unlink(key.index);
-        self.release(key.index);
+        let (next, prev, list) = (entry.next, entry.prev, entry.list);
+        entry.generation += 1;
+        chunk.len -= 1;
+        let is_empty = chunk.len == 0;
+        let mut was_full = false;
+        if entry.generation != RETIRED {
+            was_full = chunk.free == FULL;
+            entry.next = u32::from(chunk.free);
+            chunk.free = low(key.index) % FULL;
+        }
+        if prev == NIL {
+            self.lists[list as usize].head = next;
+        } else {
+            self.entry_mut(prev).next = next;
+        }
+        if next == NIL {
+            self.lists[list as usize].tail = prev;
+        } else {
+            self.entry_mut(next).prev = prev;
+        }
+        if prev == NIL && next == NIL {
+            self.occupied[(list / SLOTS) as usize] &= !bit(list);
+        }
+        if was_full {
+            self.open_first(number);
+        }
+        if is_empty {
+            self.handle_empty(number);
+        }
+        #[cfg(test)]
+        {
+            self.len -= 1;
+        }
         Some(value)
     }
 
@@ -178,7 +266,10 @@ impl<T> TimerWheel<T> {
     /// deadline; one that was cancelled since does not come out at all.
     pub(crate) fn pop_due(&mut self) -> Option<(TimerKey, T)> {
         let index = self.lists[DUE as usize].head;
-        let generation = self.entries.get(index as usize)?.generation;
+        if index == NIL {
+            return None;
+        }
+        let generation = self.entry(index).generation;
         let key = TimerKey { index, generation };
         Some((key, self.cancel(key)?))
     }
@@ -220,9 +311,12 @@ impl<T> TimerWheel<T> {
         let mut index = mem::replace(&mut self.lists[list as usize], List::EMPTY).head;
         self.occupied[(list / SLOTS) as usize] &= !bit(list);
         while index != NIL {
-            let Entry { deadline, next, .. } = self.entries[index as usize];
+            let &Entry { deadline, next, .. } = self.entry(index);
             let list = if deadline > self.elapsed { self.slot_of(deadline) } else { DUE };
-            self.link(list, index);
+            let prev = self.lists[list as usize].tail;
+            let entry = self.entry_mut(index);
+            (entry.prev, entry.next, entry.list) = (prev, NIL, list);
+            self.append(list, index);
             index = next;
         }
     }
@@ -249,102 +343,121 @@ impl<T> TimerWheel<T> {
         level * SLOTS + digit(deadline, level)
     }
 
-    /// Appends an entry to a list.
+    /// Makes an entry the last of a list, which it knows already.
     #[inline]
-    fn link(&mut self, list: u32, index: u32) {
+    fn append(&mut self, list: u32, index: u32) {
         let prev = mem::replace(&mut self.lists[list as usize].tail, index);
         if prev == NIL {
             self.lists[list as usize].head = index;
             self.occupied[(list / SLOTS) as usize] |= bit(list);
         } else {
-            self.entries[prev as usize].next = index;
+            self.entry_mut(prev).next = index;
         }
-        let entry = &mut self.entries[index as usize];
-        entry.prev = prev;
-        entry.next = NIL;
-        entry.list = list;
     }
 
     #[inline]
-    fn unlink(&mut self, index: u32) {
-        let Entry { next, prev, list, .. } = self.entries[index as usize];
-        if prev == NIL {
-            self.lists[list as usize].head = next;
-        } else {
-            self.entries[prev as usize].next = next;
-        }
-        if next == NIL {
-            self.lists[list as usize].tail = prev;
-        } else {
-            self.entries[next as usize].prev = prev;
-        }
-        if prev == NIL && next == NIL {
-            self.occupied[(list / SLOTS) as usize] &= !bit(list);
-        }
+    fn entry(&self, index: u32) -> &Entry<T> {
+        let chunk = &self.chunks[(index >> CHUNK_BITS) as usize];
+        &chunk.entries.as_ref().expect("a chunk with timers has memory")[place_of(index)]
     }
 
-    /// Fills a free entry, which is in no list yet.
     #[inline]
-    fn allocate(&mut self, deadline: u64, value: T) -> TimerKey {
-        let index = if self.free == NIL { self.grow() } else { self.free };
-        let entry = &mut self.entries[index as usize];
-        self.free = entry.next;
-        entry.deadline = deadline;
-        entry.value = Some(value);
-        self.len += 1;
-        TimerKey { index, generation: entry.generation }
+    fn entry_mut(&mut self, index: u32) -> &mut Entry<T> {
+        let chunk = &mut self.chunks[(index >> CHUNK_BITS) as usize];
+        &mut chunk.entries.as_mut().expect("a chunk with timers has memory")[place_of(index)]
     }
 
+    /// Gets memory for a chunk, all of whose entries are free then; it becomes the first open one.
     #[cold]
-    fn grow(&mut self) -> u32 {
-        let index = u32::try_from(self.entries.len()).unwrap_or(NIL);
-        assert_ne!(index, NIL, "fewer than 2^32 - 1 timers are armed");
+    fn grow(&mut self) {
+        if self.open.head == NIL {
+            let number = u32::try_from(self.chunks.len()).unwrap_or(NIL);
+            assert!(number < NIL >> CHUNK_BITS, "fewer than 2^32 - 256 timers are armed");
+            self.chunks.push(Chunk::new());
+            self.open_last(number);
+        }
+        self.chunks[self.open.head as usize].fill();
+        self.empty += 1;
+    }
+
+    /// A chunk has no timers any more: gives its memory back if others have some for the next ones.
+    fn handle_empty(&mut self, number: u32) {
+        let chunk = &mut self.chunks[number as usize];
+        if self.empty < KEPT_CHUNKS || chunk.first_generation == RETIRED {
+            self.empty += 1;
+            return;
+        }
+        let newest = chunk.entries.iter().flat_map(|entries| &entries[..]);
+        let newest = newest.map(|entry| entry.generation).max().unwrap_or(RETIRED);
+        if newest >= WORN {
+            // So that they are not looked at again.
+            chunk.first_generation = RETIRED;
+            self.empty += 1;
+            return;
+        }
+        chunk.first_generation = newest;
+        chunk.entries = None;
+        // Behind those that have memory.
+        self.shut(number);
+        self.open_last(number);
+    }
+
+    /// Takes a chunk out of `open`.
+    fn shut(&mut self, number: u32) {
+        let &Chunk { next, prev, .. } = &self.chunks[number as usize];
+        match self.chunks.get_mut(prev as usize) {
+            Some(before) => before.next = next,
+            None => self.open.head = next,
+        }
+        match self.chunks.get_mut(next as usize) {
+            Some(behind) => behind.prev = prev,
+            None => self.open.tail = prev,
+        }
+    }
+
+    /// Puts a chunk in front of `open`: the next timers fill it up again, so that others get empty.
+    fn open_first(&mut self, number: u32) {
+        let next = mem::replace(&mut self.open.head, number);
+        match self.chunks.get_mut(next as usize) {
+            Some(behind) => behind.prev = number,
+            None => self.open.tail = number,
+        }
+        let chunk = &mut self.chunks[number as usize];
+        (chunk.next, chunk.prev) = (next, NIL);
+    }
+
+    /// Puts a chunk behind all of `open`.
+    fn open_last(&mut self, number: u32) {
+        let prev = mem::replace(&mut self.open.tail, number);
+        match self.chunks.get_mut(prev as usize) {
+            Some(before) => before.next = number,
+            None => self.open.head = number,
+        }
+        let chunk = &mut self.chunks[number as usize];
+        (chunk.next, chunk.prev) = (NIL, prev);
+    }
+}
+
+impl<T> Chunk<T> {
+    /// A chunk without memory.
+    const fn new() -> Self {
+        Self { entries: None, len: 0, free: 0, first_generation: 0, next: NIL, prev: NIL }
+    }
+
+    /// Gets memory; all entries are free.
+    fn fill(&mut self) {
         let generation = self.first_generation;
-        self.entries.push(Entry {
+        let free = |place| Entry {
             deadline: 0,
-            next: NIL,
+            next: place + 1,
             prev: NIL,
             generation,
             list: 0,
             value: None,
-        });
-        index
-    }
-
-    /// Frees an entry that was unlinked.
-    #[inline]
-    fn release(&mut self, index: u32) {
-        let entry = &mut self.entries[index as usize];
-        entry.generation += 1;
-        if index >= KEPT_ENTRIES {
-            self.newest_generation = self.newest_generation.max(entry.generation);
-        }
-        if entry.generation != RETIRED {
-            entry.next = self.free;
-            self.free = index;
-        }
-        self.len -= 1;
-        if self.len == 0 && self.entries.len() > KEPT_ENTRIES as usize {
-            self.give_memory_back();
-        }
-    }
-
-    /// Drops the entries from `KEPT_ENTRIES` on, all of them being free.
-    #[cold]
-    fn give_memory_back(&mut self) {
-        if self.newest_generation >= WORN {
-            return;
-        }
-        self.first_generation = self.newest_generation;
-        self.entries.truncate(KEPT_ENTRIES as usize);
-        self.entries.shrink_to_fit();
-        self.free = NIL;
-        for index in (0..KEPT_ENTRIES).rev() {
-            let entry = &mut self.entries[index as usize];
-            if entry.generation != RETIRED {
-                entry.next = mem::replace(&mut self.free, index);
-            }
-        }
+        };
+        let entries: Vec<_> = (0..u32::from(FULL)).map(free).collect();
+        self.entries = entries.try_into().ok();
+        self.free = 0;
     }
 }
 
@@ -353,7 +466,7 @@ impl<T> fmt::Debug for TimerWheel<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TimerWheel")
             .field("elapsed", &self.elapsed)
-            .field("len", &self.len)
+            .field("chunks", &self.chunks.len())
             .finish_non_exhaustive()
     }
 }
@@ -363,6 +476,19 @@ impl<T> fmt::Debug for TimerWheel<T> {
 #[expect(clippy::cast_possible_truncation, reason = "a digit is less than SLOTS")]
 const fn digit(tick: u64, level: u32) -> u32 {
     (tick >> (level * SLOT_BITS)) as u32 % SLOTS
+}
+
+/// The lower half, which is all of a place.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "wanted")]
+const fn low(index: u32) -> u16 {
+    index as u16
+}
+
+/// The place of an entry in its chunk.
+#[inline]
+const fn place_of(index: u32) -> usize {
+    (index % FULL as u32) as usize
 }
 
 /// The bit of a list in its word.
@@ -382,7 +508,7 @@ impl<T> TimerWheel<T> {
             assert_eq!(is_occupied, head != NIL, "bit of list {list}");
             let (mut prev, mut index) = (NIL, head);
             while index != NIL {
-                let entry = &self.entries[index as usize];
+                let entry = self.entry(index);
                 assert_eq!((entry.prev, entry.list), (prev, list), "entry {index}");
                 assert!(entry.value.is_some() && entry.generation != RETIRED, "entry {index}");
                 assert_eq!(entry.deadline > self.elapsed, list < DUE, "entry {index}");
@@ -396,17 +522,53 @@ impl<T> TimerWheel<T> {
         }
         assert_eq!(linked, self.len, "timers in lists");
 
-        let (mut free, mut index) = (0, self.free);
-        while index != NIL {
-            let entry = &self.entries[index as usize];
-            assert!(entry.value.is_none() && entry.generation != RETIRED, "free entry {index}");
-            index = entry.next;
+        let mut open = Vec::new();
+        let (mut prev, mut number) = (NIL, self.open.head);
+        while number != NIL {
+            let chunk = &self.chunks[number as usize];
+            assert_eq!(chunk.prev, prev, "chunk {number}");
+            open.push(number);
+            (prev, number) = (number, chunk.next);
+        }
+        assert_eq!(self.open.tail, prev, "tail of the open chunks");
+        let has_memory = |number: &u32| self.chunks[*number as usize].entries.is_some();
+        assert!(open.is_sorted_by_key(|number| !has_memory(number)), "those without come last");
+        let (mut in_chunks, mut empty) = (0, 0);
+        for (number, chunk) in (0..).zip(&self.chunks) {
+            let is_open = chunk.free != FULL || chunk.entries.is_none();
+            assert_eq!(open.contains(&number), is_open, "chunk {number}");
+            in_chunks += chunk.check();
+            empty += u32::from(chunk.len == 0 && chunk.entries.is_some());
+        }
+        assert_eq!((in_chunks, empty), (self.len, self.empty), "timers, empty chunks");
+    }
+
+    /// The chunks that have memory.
+    pub(crate) fn held(&self) -> usize {
+        self.chunks.iter().filter(|chunk| chunk.entries.is_some()).count()
+    }
+}
+
+#[cfg(test)]
+impl<T> Chunk<T> {
+    /// Panics if an invariant is broken; the number of timers.
+    fn check(&self) -> usize {
+        let Some(entries) = &self.entries else {
+            assert_eq!(self.len, 0);
+            return 0;
+        };
+        let (mut free, mut place) = (0, self.free);
+        while place != FULL {
+            let entry = &entries[usize::from(place)];
+            assert!(entry.value.is_none() && entry.generation != RETIRED, "free entry {place}");
+            place = u16::try_from(entry.next).unwrap_or(FULL);
             free += 1;
         }
-        let retired = self.entries.iter().filter(|entry| entry.generation == RETIRED).count();
-        assert_eq!(linked + free + retired, self.entries.len(), "entries accounted for");
-        let worn = self.entries.iter().skip(KEPT_ENTRIES as usize).map(|entry| entry.generation);
-        assert!(worn.max() <= Some(self.newest_generation), "newest generation");
+        let armed = entries.iter().filter(|entry| entry.value.is_some()).count();
+        assert_eq!(armed, usize::from(self.len));
+        let retired = entries.iter().filter(|entry| entry.generation == RETIRED).count();
+        assert_eq!(armed + free + retired, entries.len(), "entries accounted for");
+        armed
     }
 }
 

@@ -196,7 +196,7 @@ fn entry_out_of_generations_is_not_used_again() {
     let (mut wheel, start) = wheel();
     let key = wheel.insert(start + SECOND, ());
     wheel.cancel(key);
-    wheel.entries[key.index as usize].generation = RETIRED - 1;
+    wheel.entry_mut(key.index).generation = RETIRED - 1;
     let last = wheel.insert(start + SECOND, ());
     assert_eq!((last.index, last.generation), (key.index, RETIRED - 1));
     wheel.cancel(last);
@@ -292,24 +292,71 @@ fn arm_and_cancel_uses_one_entry_over_and_over() {
         let key = wheel.insert(start + SECOND, number);
         assert_eq!(wheel.cancel(key), Some(number));
     }
-    assert_eq!(wheel.entries.len(), 1);
+    assert_eq!((wheel.chunks.len(), wheel.chunks[0].free), (1, 0));
+    assert_eq!(wheel.entry(1).generation, 0);
+}
+
+/// Of a million timers one is left, wherever it is.
+#[test]
+fn memory_of_a_burst_is_given_back_although_one_timer_is_left() {
+    const BURST: usize = 1_000_000;
+    for left in [0, BURST / 2, BURST - 1] {
+        let (mut wheel, start) = wheel();
+        let keys: Vec<_> = (0..BURST).map(|n| wheel.insert(start + SECOND, n)).collect();
+        for (number, key) in keys.iter().enumerate() {
+            if number != left {
+                wheel.cancel(*key).unwrap();
+            }
+        }
+        wheel.check();
+        assert!(wheel.held() <= KEPT_CHUNKS as usize + 1, "{} chunks", wheel.held());
+        // What stays of a chunk is little beside its entries.
+        assert!(size_of::<Chunk<usize>>() * 100 < size_of::<Entry<usize>>() * CHUNK);
+        assert_eq!(wheel.cancel(keys[left]), Some(left));
+    }
 }
 
 #[test]
-fn memory_of_a_burst_is_given_back() {
+fn memory_that_was_given_back_is_used_again_before_new_one() {
     let (mut wheel, start) = wheel();
-    let keys: Vec<_> = (0..1_000_000).map(|n| wheel.insert(at(start, n), n)).collect();
-    for key in keys {
-        wheel.cancel(key).unwrap();
+    let burst = CHUNK * 100;
+    for _ in 0..3 {
+        let keys: Vec<_> = (0..burst).map(|n| wheel.insert(start + SECOND, n)).collect();
+        assert_eq!(wheel.chunks.len(), 100);
+        for key in keys {
+            wheel.cancel(key).unwrap();
+        }
+        wheel.check();
+        assert_eq!(wheel.held(), KEPT_CHUNKS as usize);
     }
-    wheel.check();
-    assert!(wheel.entries.capacity() <= KEPT_ENTRIES as usize);
+}
+
+/// At the border of a chunk, and of those that are kept.
+#[test]
+fn load_that_comes_and_goes_gives_nothing_back() {
+    let (mut wheel, start) = wheel();
+    let mut keys: Vec<_> = (0..CHUNK * 40).map(|n| wheel.insert(start + SECOND, n)).collect();
+    let mut places = Vec::new();
+    for _ in 0..5 {
+        for key in keys.split_off(CHUNK * 30) {
+            wheel.cancel(key);
+        }
+        let held = wheel
+            .chunks
+            .iter()
+            .map(|chunk| chunk.entries.as_ref().map(|entries| entries.as_ptr()))
+            .collect();
+        places.push(held);
+        keys.extend((0..CHUNK * 10).map(|n| wheel.insert(start + SECOND, n)));
+    }
+    let first: &Vec<_> = &places[0];
+    assert!(places.iter().all(|place| place == first));
 }
 
 #[test]
 fn stale_key_finds_nothing_after_memory_was_given_back() {
     let (mut wheel, start) = wheel();
-    let burst = KEPT_ENTRIES + 100;
+    let burst = (KEPT_CHUNKS as usize + 3) * CHUNK;
     let mut stale = Vec::new();
     for round in 0..3 {
         let keys: Vec<_> = (0..burst).map(|_| wheel.insert(start + SECOND, round)).collect();
@@ -324,22 +371,24 @@ fn stale_key_finds_nothing_after_memory_was_given_back() {
         }
         wheel.cancel(again);
         wheel.check();
-        assert_eq!(wheel.entries.len(), KEPT_ENTRIES as usize);
+        assert_eq!(wheel.held(), KEPT_CHUNKS as usize);
+        assert!(stale.iter().all(|&key| wheel.cancel(key).is_none()), "round {round}");
     }
 }
 
 #[test]
 fn memory_of_a_worn_entry_is_kept() {
     let (mut wheel, start) = wheel();
-    let burst = KEPT_ENTRIES as usize + 1;
+    let burst = (KEPT_CHUNKS as usize + 2) * CHUNK;
     let keys: Vec<_> = (0..burst).map(|_| wheel.insert(start + SECOND, ())).collect();
-    for key in &keys[..burst - 1] {
+    let last = keys[keys.len() - 1];
+    wheel.entry_mut(last.index).generation = WORN - 1;
+    for key in &keys[..keys.len() - 1] {
         wheel.cancel(*key);
     }
-    wheel.entries[burst - 1].generation = WORN - 1;
-    wheel.cancel(TimerKey { generation: WORN - 1, ..keys[burst - 1] });
+    wheel.cancel(TimerKey { generation: WORN - 1, ..last });
     wheel.check();
-    assert_eq!(wheel.entries.len(), burst);
+    assert_eq!(wheel.entry(last.index).generation, WORN);
 }
 
 #[test]
@@ -356,23 +405,22 @@ struct Model {
     /// By tick and insertion; the value is the timer's number, which is its insertion too.
     armed: BTreeMap<(u64, usize), usize>,
     due: BTreeMap<(u64, usize), usize>,
+    /// The key of each timer there.
+    keys: Vec<(u64, usize)>,
 }
 
 impl Model {
     fn insert(&mut self, deadline: Moment, number: usize) {
         let nanos = deadline.saturating_duration_since(self.start).as_nanos();
         let tick = u64::try_from(nanos.div_ceil(1_000_000)).unwrap();
-        self.armed.insert((tick.max(self.elapsed), number), number);
+        let key = (tick.max(self.elapsed), number);
+        self.armed.insert(key, number);
+        self.keys.push(key);
     }
 
     fn cancel(&mut self, number: usize) -> Option<usize> {
-        for timers in [&mut self.armed, &mut self.due] {
-            let key = timers.keys().copied().find(|key| key.1 == number);
-            if let Some(key) = key {
-                return timers.remove(&key);
-            }
-        }
-        None
+        let key = self.keys[number];
+        self.armed.remove(&key).or_else(|| self.due.remove(&key))
     }
 
     fn advance(&mut self, now: Moment) {
@@ -408,6 +456,10 @@ enum Step {
     Advance(i64),
     AdvanceToWake,
     Pop(usize),
+    /// Arms so many.
+    Burst(usize),
+    /// Cancels all but those whose number this divides.
+    Thin(usize),
 }
 
 /// Microseconds of every magnitude, so that each level has its turn.
@@ -435,6 +487,14 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn bursts() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        2 => step(),
+        1 => (1..12_000_usize).prop_map(Step::Burst),
+        1 => (2..5_000_usize).prop_map(Step::Thin),
+    ]
+}
+
 fn shifted(now: Moment, micros: i64) -> Moment {
     let by = Duration::from_micros(micros.unsigned_abs());
     if micros < 0 { now.checked_sub(by).unwrap_or(now) } else { now + by }
@@ -443,66 +503,96 @@ fn shifted(now: Moment, micros: i64) -> Moment {
 proptest! {
     #[test]
     fn wheel_does_as_a_sorted_map(steps in prop::collection::vec(step(), 1..200)) {
-        let (mut wheel, start) = wheel();
-        let (armed, due) = (BTreeMap::new(), BTreeMap::new());
-        let mut model = Model { start, elapsed: 0, armed, due };
-        let mut now = start;
-        let mut timers: Vec<(TimerKey, Moment)> = Vec::new();
-        for step in steps {
-            match step {
-                Step::Insert(_) | Step::InsertSame(_) => {
-                    let deadline = match step {
-                        Step::InsertSame(at) if !timers.is_empty() => at.get(&timers).1,
-                        Step::Insert(micros) => shifted(now, micros),
-                        _ => now,
-                    };
+        does_as_a_sorted_map(steps)?;
+    }
+}
+
+proptest! {
+    // Fewer, as each of them arms many timers.
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn wheel_that_gives_memory_back_does_as_a_sorted_map(
+        steps in prop::collection::vec(bursts(), 1..40)
+    ) {
+        does_as_a_sorted_map(steps)?;
+    }
+}
+
+fn does_as_a_sorted_map(steps: Vec<Step>) -> Result<(), TestCaseError> {
+    let (mut wheel, start) = wheel();
+    let (armed, due) = (BTreeMap::new(), BTreeMap::new());
+    let mut model = Model { start, elapsed: 0, armed, due, keys: Vec::new() };
+    let mut now = start;
+    let mut timers: Vec<(TimerKey, Moment)> = Vec::new();
+    for step in steps {
+        match step {
+            Step::Insert(_) | Step::InsertSame(_) => {
+                let deadline = match step {
+                    Step::InsertSame(at) if !timers.is_empty() => at.get(&timers).1,
+                    Step::Insert(micros) => shifted(now, micros),
+                    _ => now,
+                };
+                model.insert(deadline, timers.len());
+                let key = wheel.insert(deadline, timers.len());
+                timers.push((key, deadline));
+            }
+            Step::Cancel(at) if !timers.is_empty() => {
+                let number = at.index(timers.len());
+                prop_assert_eq!(wheel.cancel(timers[number].0), model.cancel(number));
+            }
+            Step::Cancel(_) => {}
+            Step::Burst(count) => {
+                for _ in 0..count {
+                    let deadline = shifted(now, 7 * i64::try_from(timers.len()).unwrap());
                     model.insert(deadline, timers.len());
-                    let key = wheel.insert(deadline, timers.len());
-                    timers.push((key, deadline));
-                }
-                Step::Cancel(at) if !timers.is_empty() => {
-                    let number = at.index(timers.len());
-                    prop_assert_eq!(wheel.cancel(timers[number].0), model.cancel(number));
-                }
-                Step::Cancel(_) => {}
-                Step::Advance(micros) => {
-                    now = shifted(now, micros);
-                    model.advance(now);
-                    wheel.advance(now);
-                }
-                Step::AdvanceToWake => {
-                    now = wheel.next_wake().unwrap_or(now).max(now);
-                    model.advance(now);
-                    wheel.advance(now);
-                }
-                Step::Pop(count) => {
-                    for _ in 0..count {
-                        let expected = model.pop_due().map(|number| (timers[number].0, number));
-                        prop_assert_eq!(wheel.pop_due(), expected);
-                    }
+                    timers.push((wheel.insert(deadline, timers.len()), deadline));
                 }
             }
-            wheel.check();
-            prop_assert_eq!(wheel.len(), model.armed.len() + model.due.len());
-            prop_assert_eq!(wheel.is_empty(), model.armed.is_empty() && model.due.is_empty());
-            prop_assert_eq!(wheel.has_due(), !model.due.is_empty());
-            let wake = wheel.next_wake().map(|wake| wake.saturating_duration_since(start).as_millis());
-            let wake = wake.map(|ticks| u64::try_from(ticks).unwrap());
-            let bounds = model.next_wake();
-            prop_assert!(
-                wake.is_none() == bounds.is_none()
-                    && wake.is_none_or(|wake| bounds.clone().unwrap().contains(&wake)),
-                "wakes at {:?}, not in {:?}", wake, bounds
-            );
+            Step::Thin(divisor) => {
+                for number in (0..timers.len()).filter(|number| number % divisor != 0) {
+                    prop_assert_eq!(wheel.cancel(timers[number].0), model.cancel(number));
+                }
+            }
+            Step::Advance(micros) => {
+                now = shifted(now, micros);
+                model.advance(now);
+                wheel.advance(now);
+            }
+            Step::AdvanceToWake => {
+                now = wheel.next_wake().unwrap_or(now).max(now);
+                model.advance(now);
+                wheel.advance(now);
+            }
+            Step::Pop(count) => {
+                for _ in 0..count {
+                    let expected = model.pop_due().map(|number| (timers[number].0, number));
+                    prop_assert_eq!(wheel.pop_due(), expected);
+                }
+            }
         }
-        // To the end, with no pop in between, and in order.
-        let end = start + 1_000 * YEAR;
-        model.advance(end);
-        wheel.advance(end);
         wheel.check();
-        while let Some(number) = model.pop_due() {
-            prop_assert_eq!(wheel.pop_due(), Some((timers[number].0, number)));
-        }
-        prop_assert!(wheel.is_empty());
+        prop_assert_eq!(wheel.len(), model.armed.len() + model.due.len());
+        prop_assert_eq!(wheel.is_empty(), model.armed.is_empty() && model.due.is_empty());
+        prop_assert_eq!(wheel.has_due(), !model.due.is_empty());
+        let wake = wheel.next_wake().map(|wake| wake.saturating_duration_since(start).as_millis());
+        let wake = wake.map(|ticks| u64::try_from(ticks).unwrap());
+        let bounds = model.next_wake();
+        prop_assert!(
+            wake.is_none() == bounds.is_none()
+                && wake.is_none_or(|wake| bounds.clone().unwrap().contains(&wake)),
+            "wakes at {:?}, not in {:?}",
+            wake,
+            bounds
+        );
     }
+    // To the end, with no pop in between, and in order.
+    let end = start + 1_000 * YEAR;
+    model.advance(end);
+    wheel.advance(end);
+    wheel.check();
+    while let Some(number) = model.pop_due() {
+        prop_assert_eq!(wheel.pop_due(), Some((timers[number].0, number)));
+    }
+    prop_assert!(wheel.is_empty());
+    Ok(())
 }
