@@ -68,7 +68,7 @@ impl WriteQueue {
     /// Appends a frame, its body copied.
     #[inline]
     pub fn push(&mut self, header: &[u8], body: &[u8]) {
-        self.0.push(What::Push { is_caused: false }, |out| {
+        self.0.push(What::Push { is_caused: false }, 0, body.len(), |out| {
             out.extend_from_slice(header);
             out.extend_from_slice(body);
         });
@@ -78,7 +78,7 @@ impl WriteQueue {
     #[inline]
     pub fn push_shared(&mut self, header: &[u8], body: Bytes) {
         let what = What::Push { is_caused: false };
-        self.0.push_shared(what, |out| out.extend_from_slice(header), body);
+        self.0.push_shared(what, 0, |out| out.extend_from_slice(header), body);
     }
 
     /// Does what a write does of which the system takes `most` bytes; how many there were of those.

@@ -5,7 +5,8 @@ use bytes::{Bytes, BytesMut};
 /// Something that can be sent: bytes, and perhaps a tag.
 ///
 /// Borrowed bytes are copied once, straight into the write buffer where the sender is on the loop.
-/// A [`Bytes`] is not copied where it is large: it is shared until it is written. A body without a
+/// Owned ones and a [`Bytes`] are not copied where they are large: they are held until they are
+/// written. A body without a
 /// tag gets tag 0, or the request's own where it is an answer; [`Tagged`] sets one.
 ///
 /// The trait is sealed; what implements it is listed below.
@@ -17,6 +18,10 @@ pub trait Body: sealed::Sealed {
     fn into_bytes(self) -> Bytes
     where
         Self: Sized;
+
+    /// Whether [`into_bytes`](Self::into_bytes) hands over or shares the bytes, instead of copying
+    /// them.
+    fn is_shared(&self) -> bool;
 
     /// The tag, where one was given.
     fn tag(&self) -> Option<u32> {
@@ -52,6 +57,10 @@ impl<B: Body> Body for Tagged<B> {
         self.1.into_bytes()
     }
 
+    fn is_shared(&self) -> bool {
+        self.1.is_shared()
+    }
+
     fn tag(&self) -> Option<u32> {
         Some(self.0)
     }
@@ -65,6 +74,10 @@ impl Body for Bytes {
     fn into_bytes(self) -> Bytes {
         self
     }
+
+    fn is_shared(&self) -> bool {
+        true
+    }
 }
 
 /// Shares the bytes.
@@ -75,6 +88,10 @@ impl Body for &Bytes {
 
     fn into_bytes(self) -> Bytes {
         self.clone()
+    }
+
+    fn is_shared(&self) -> bool {
+        true
     }
 }
 
@@ -87,6 +104,10 @@ macro_rules! owned_body {
 
             fn into_bytes(self) -> Bytes {
                 self.into()
+            }
+
+            fn is_shared(&self) -> bool {
+                true
             }
         }
     )*};
@@ -102,6 +123,10 @@ macro_rules! borrowed_body {
             fn into_bytes(self) -> Bytes {
                 Bytes::copy_from_slice(self.as_ref())
             }
+
+            fn is_shared(&self) -> bool {
+                false
+            }
         }
     )*};
 }
@@ -116,6 +141,10 @@ impl<const N: usize> Body for &[u8; N] {
 
     fn into_bytes(self) -> Bytes {
         Bytes::copy_from_slice(self)
+    }
+
+    fn is_shared(&self) -> bool {
+        false
     }
 }
 

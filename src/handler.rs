@@ -227,6 +227,10 @@ impl<P: Protocol> Body for &Message<'_, P> {
         }
     }
 
+    fn is_shared(&self) -> bool {
+        self.arrival.owner.is_some()
+    }
+
     fn tag(&self) -> Option<u32> {
         Some(self.head.tag)
     }

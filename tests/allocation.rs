@@ -12,13 +12,15 @@
 mod common;
 
 use std::{
-    io::Read,
+    io::{Read, Write},
+    net::TcpStream,
     sync::{Mutex, PoisonError},
+    thread,
 };
 
 use common::{Peer, Running, Script, config};
 use longhaul::{
-    Bytes, Config,
+    Bytes, Config, Conn, Handler, Message, ReactorBuilder,
     protocol::{Any, Length, Native, Tcpstream},
 };
 use peak_alloc::PeakAlloc;
@@ -183,4 +185,44 @@ fn buffers_of_large_frames_are_kept_for_the_next_up_to_8_mib() {
         let kept = server.ask(|_| MEMORY.current_usage()).saturating_sub(before);
         assert!((MIB..9 * MIB).contains(&kept), "{kept} bytes");
     }
+}
+
+/// Sends back what it gets, and keeps nothing.
+struct Echo;
+
+impl Handler for Echo {
+    type Protocol = Length;
+
+    fn on_message(&mut self, conn: &mut Conn<'_, Length>, msg: Message<'_, Length>) {
+        conn.reply(&msg, &msg).unwrap();
+    }
+}
+
+/// Of every size that lies in the buffer that all connections share.
+#[test]
+fn echo_of_a_body_that_is_lent_allocates_nothing() {
+    const ROUNDS: usize = 100;
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut reactor = ReactorBuilder::new(Length::default()).build(Echo).unwrap();
+    let mut cx = reactor.context();
+    let (_, addr) = cx.listen("127.0.0.1:0").unwrap();
+    let handle = reactor.handle();
+    let server = thread::spawn(move || reactor.run());
+    let mut peer = TcpStream::connect(addr).unwrap();
+    for len in [100, 8 * KIB - 1, 8 * KIB, 16 * KIB, 32 * KIB, 64 * KIB - 4] {
+        let frame = [&u32::try_from(len).unwrap().to_be_bytes()[..], &vec![b'x'; len]].concat();
+        let mut echo = vec![0; frame.len()];
+        let mut exchange = || {
+            peer.write_all(&frame).unwrap();
+            peer.read_exact(&mut echo).unwrap();
+        };
+        // Until the buffers have their sizes.
+        (0..10).for_each(|_| exchange());
+        // A frame that comes in two reads is kept between them, and how it comes nobody can tell.
+        let quiet = (0..ROUNDS).filter(|_| peak_growth(&mut exchange) < KIB).count();
+        assert!(quiet > ROUNDS / 2, "{quiet} of {ROUNDS} rounds with {len} bytes");
+        assert_eq!(echo, frame);
+    }
+    handle.stop();
+    server.join().unwrap().unwrap();
 }

@@ -19,9 +19,9 @@ use std::{
 
 use common::{PATIENCE, Peer, Running, Script, config, message};
 use longhaul::{
-    Bytes, Config, Conn, ConnId, Context, Handler, Incident, Message, ReactorBuilder, Reconnect,
-    Tagged,
-    protocol::{Any, Native, Tcpstream},
+    Audience, Bytes, Config, Conn, ConnId, Context, Handler, Incident, Message, ReactorBuilder,
+    Reconnect, Tagged,
+    protocol::{Any, Length, Native, Qtk3, Tcpstream},
 };
 
 const KIB: usize = 1024;
@@ -40,7 +40,18 @@ fn assert_numbered(message: &Tagged<Bytes>, number: u32) {
 #[test]
 fn unsent_messages_are_handed_back_whole_and_in_order_once() {
     const MESSAGES: u32 = 2000;
-    for protocol in [Any::from(Native), Tcpstream.into()] {
+    // Their own frames read as other bodies, or as none.
+    let with_header = Length::builder().skip(0).build().unwrap();
+    let filled_up = Length::builder().adjustment(300).build().unwrap();
+    let apart = Length::builder().skip(9).build().unwrap();
+    for protocol in [
+        Any::from(Native),
+        Tcpstream.into(),
+        Qtk3.into(),
+        with_header.into(),
+        filled_up.into(),
+        apart.into(),
+    ] {
         let (tell, told) = channel();
         let script = Script::new().on_disconnect(move |conn, report| {
             let unsent = conn.take_unsent();
@@ -54,7 +65,11 @@ fn unsent_messages_are_handed_back_whole_and_in_order_once() {
         server.ask(move |cx| {
             let mut conn = cx.conn(id).unwrap();
             for number in 0..MESSAGES {
-                conn.send(numbered(number)).unwrap();
+                if number % 5 == 0 {
+                    assert_eq!(conn.broadcast(Audience::All, numbered(number)), 1);
+                } else {
+                    conn.send(numbered(number)).unwrap();
+                }
             }
             assert!(conn.take_unsent().is_empty(), "the connection is up");
         });
@@ -227,7 +242,7 @@ fn presets_are_valid_and_say_when_a_dead_peer_is_noticed() {
     let (go, node) = (Config::go_tcpstream(), Config::qtk());
     assert!(go.validate().is_ok() && node.validate().is_ok());
     // 20 s until the ping, 30 s until the end, and a round more where the loop was away.
-    assert_eq!(node.worst_case_detection(&longhaul::protocol::Qtk3), Some(Duration::from_secs(50)));
+    assert_eq!(node.worst_case_detection(&Qtk3), Some(Duration::from_secs(50)));
     // Keepalive probes alone: 15 s, and nine times 15 s.
     assert_eq!(go.worst_case_detection(&Tcpstream), Some(Duration::from_secs(150)));
     let mut never = Config::go_tcpstream();

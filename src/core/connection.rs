@@ -29,7 +29,7 @@ use super::{
     read_buffer::{LARGE_FRAME, ReadBuffer},
     requests::OpenRequests,
     spares::Spares,
-    write_queue::{QueuePool, SHARE_BYTES, Unsent, What, WriteQueue, Written},
+    write_queue::{QueuePool, SHARE_BYTES, What, WriteQueue, Written},
 };
 use crate::{
     Tagged,
@@ -463,7 +463,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         self.greeting.body_limit(config.max_body.min(self.protocol.largest_body()))
     }
 
-    /// Queues a frame.
+    /// Queues a frame. If the format's encoder panics nothing is queued.
     #[inline]
     pub(crate) fn push_frame(
         &mut self,
@@ -474,23 +474,31 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     ) {
         let (protocol, len) = (&mut self.protocol, body.as_slice().len());
         let queue = self.out.get_or_insert_with(|| pool.take());
-        if len >= SHARE_BYTES && protocol.is_header_then_body() {
+        if what.is_push() && !protocol.is_header_then_body() {
+            let encode = |body: &[u8], out: &mut Vec<u8>| protocol.encode(head, body, out);
+            queue.push_transformed(what, head.tag, body, encode);
+        } else if len < SHARE_BYTES || !protocol.is_header_then_body() {
+            queue.push(what, head.tag, len, |out| protocol.encode(head, body.as_slice(), out));
+        } else if body.is_shared() || len > LARGE_FRAME {
             let encode = |out: &mut Vec<u8>| protocol.encode_header(head, len, out);
-            queue.push_shared(what, encode, body.into_bytes());
+            queue.push_shared(what, head.tag, encode, body.into_bytes());
         } else {
-            queue.push(what, |out| protocol.encode(head, body.as_slice(), out));
+            queue.make_room(len, &mut pool.spares);
+            queue.push(what, head.tag, len, |out| protocol.encode(head, body.as_slice(), out));
         }
     }
 
-    /// Queues a frame that was encoded before.
-    pub(crate) fn push_encoded(&mut self, frame: &Bytes, pool: &mut QueuePool) {
+    /// Queues a push that was encoded before, with this body.
+    pub(crate) fn push_encoded(
+        &mut self,
+        tag: u32,
+        body: &Bytes,
+        frame: &Bytes,
+        pool: &mut QueuePool,
+    ) {
+        let original = if self.protocol.is_header_then_body() { None } else { Some(body) };
         let queue = self.out.get_or_insert_with(|| pool.take());
-        let what = What::Push { is_caused: false };
-        if frame.len() >= SHARE_BYTES {
-            queue.push_shared(what, |_| {}, frame.clone());
-        } else {
-            queue.push(what, |out| out.extend_from_slice(frame));
-        }
+        queue.push_encoded(tag, body.len(), frame, original);
     }
 
     /// Queues an error as the answer to a request.
@@ -532,28 +540,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     /// Takes the messages that nobody answers and that were not written whole, with their tags. The
     /// epoch is over: what is queued will not be written.
     pub(crate) fn take_unsent(&mut self) -> Vec<Tagged<Bytes>> {
-        let (Some(queue), protocol) = (&mut self.out, &mut self.protocol) else {
-            return Vec::new();
-        };
-        let mut messages = Vec::new();
-        queue.for_each_unsent(|Unsent { head, shared }| {
-            let whole = if head.is_empty() { shared.map_or(&[][..], |frame| frame) } else { &head };
-            // We encoded it, so it decodes; the limit was checked when it was sent.
-            let Ok(Decoded::Frame { head: found, body, .. }) = protocol.decode(whole, usize::MAX)
-            else {
-                return;
-            };
-            messages.push(Tagged(
-                found.tag,
-                match shared {
-                    Some(frame) if head.is_empty() => frame.slice(body),
-                    Some(body) => body.clone(),
-                    None => Bytes::copy_from_slice(&head[body]),
-                },
-            ));
-        });
-        queue.forget();
-        messages
+        self.out.as_mut().map_or_else(Vec::new, |queue| queue.take_unsent())
     }
 
     /// The system takes no more for now.

@@ -4,18 +4,29 @@
 //! clears every page, and takes it away again. So a few buffers are kept, in the order in which they
 //! came free, the last one first: it is still in the cache.
 
+use std::ops::RangeInclusive;
+
 use bytes::Bytes;
 
 use super::read_buffer::LARGE_FRAME;
 
-/// What the buffers may come to together, in bytes.
+/// What the buffers of large frames may come to together, in bytes.
 const MOST_BYTES: usize = 8 * 1024 * 1024;
+
+/// What the buffers of write queues may come to together, in bytes.
+const MOST_CHUNK_BYTES: usize = 2 * 1024 * 1024;
+
+/// The smallest and the largest of them that is kept.
+const CHUNK_BYTES: RangeInclusive<usize> = 8 * 1024..=160 * 1024;
 
 /// The buffers that nobody uses.
 #[derive(Debug, Default)]
 pub(crate) struct Spares {
     free: Vec<Vec<u8>>,
     bytes: usize,
+    /// Buffers of write queues that frames were copied to.
+    chunks: Vec<Vec<u8>>,
+    chunk_bytes: usize,
 }
 
 impl Spares {
@@ -41,6 +52,23 @@ impl Spares {
         if self.bytes + buffer.capacity() <= MOST_BYTES {
             self.bytes += buffer.capacity();
             self.free.push(buffer);
+        }
+    }
+
+    /// An empty buffer for a write queue, perhaps one that was used before.
+    pub(crate) fn take_chunk(&mut self) -> Vec<u8> {
+        let buffer = self.chunks.pop().unwrap_or_default();
+        self.chunk_bytes -= buffer.capacity();
+        buffer
+    }
+
+    /// Keeps the buffer of a write queue, of which all was written.
+    pub(crate) fn give_chunk(&mut self, mut buffer: Vec<u8>) {
+        let bytes = buffer.capacity();
+        if CHUNK_BYTES.contains(&bytes) && self.chunk_bytes + bytes <= MOST_CHUNK_BYTES {
+            buffer.clear();
+            self.chunk_bytes += bytes;
+            self.chunks.push(buffer);
         }
     }
 }
@@ -99,5 +127,27 @@ mod tests {
         assert!(spares.bytes <= MOST_BYTES && spares.bytes > MOST_BYTES - LEN);
         spares.give(Bytes::from(vec![7; MOST_BYTES + 1]));
         assert!(spares.bytes <= MOST_BYTES);
+    }
+    #[test]
+    fn buffers_of_queues_are_used_again_and_bounded() {
+        let mut spares = Spares::default();
+        for len in [100, *CHUNK_BYTES.end() + 1] {
+            spares.give_chunk(Vec::with_capacity(len));
+            assert_eq!(spares.chunk_bytes, 0);
+        }
+        let buffer = vec![7; LEN];
+        let start = buffer.as_ptr();
+        spares.give_chunk(buffer);
+        let again = spares.take_chunk();
+        assert_eq!((again.as_ptr(), again.len(), again.capacity()), (start, 0, LEN));
+        for _ in 0..100 {
+            spares.give_chunk(Vec::with_capacity(LEN));
+        }
+        let most = MOST_CHUNK_BYTES;
+        assert!((most - LEN..=most).contains(&spares.chunk_bytes), "{}", spares.chunk_bytes);
+        while spares.chunk_bytes > 0 {
+            spares.take_chunk();
+        }
+        assert_eq!(spares.take_chunk().capacity(), 0);
     }
 }

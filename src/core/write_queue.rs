@@ -11,12 +11,17 @@
 //!              ^ front_written
 //! urgent   [ pong pong ]                                 goes out before the next frame starts
 //! ```
+//!
+//! Of each message that nobody answers the queue knows the tag and where the body starts, so that
+//! what was not sent can be handed back without parsing it. A format that transforms bodies has the
+//! original kept beside the frame.
 
-use std::{borrow::Cow, collections::VecDeque, io::IoSlice, iter};
+use std::{borrow::Cow, collections::VecDeque, io::IoSlice, iter, mem};
 
 use bytes::Bytes;
 
 use super::{moment::Moment, spares::Spares};
+use crate::{Tagged, body::Body};
 
 /// Bodies from this size on are referred to, not copied. Below it a copy is cheaper than one more
 /// slice of a vectored write and one more count of references.
@@ -27,11 +32,15 @@ pub(crate) const FRAME_OVERHEAD: usize = 32;
 
 /// Where a buffer of small frames ends and the next begins.
 const CHUNK_BYTES: usize = 64 * 1024;
+/// Room for the header of a large frame whose body is copied; a longer one makes the buffer grow.
+const HEADER_ROOM: usize = 256;
 
 /// The largest buffer that an empty queue keeps.
 const SPARE_BYTES: usize = 16 * 1024;
-/// The longest list of frames and the largest buffer of control frames that it keeps.
+/// The longest list of frames, and of any other kind, that it keeps.
 const SPARE_FRAMES: usize = 64;
+const SPARE_ITEMS: usize = 16;
+/// The largest of its other buffers that it keeps.
 const SPARE_URGENT: usize = 1024;
 
 /// The write queue of one connection. Drawn from a [`QueuePool`] while there is something in it.
@@ -62,6 +71,10 @@ pub(crate) struct WriteQueue {
     /// Control frames, not written from `urgent_offset` on.
     urgent: Vec<u8>,
     urgent_offset: usize,
+    /// The bodies of the frames that do not contain them unchanged, in order.
+    ///
+    /// Invariant: one for each frame that has one and is not written whole. They are charged, too.
+    originals: VecDeque<Bytes>,
     /// Since when bytes wait to be written and none was taken; kept for the connection.
     pub(crate) stalled_since: Option<Moment>,
 }
@@ -72,12 +85,50 @@ enum Chunk {
     Shared(Bytes),
 }
 
-/// Frames of one length and kind in a row, as an echo and a broadcast have them.
+/// Frames that are alike, in a row, as an echo and a broadcast have them.
 #[derive(Clone, Copy, Debug, Default)]
 struct Frames {
-    len: usize,
-    what: What,
+    alike: Frame,
     count: usize,
+}
+
+/// What the queue knows of a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Frame {
+    len: usize,
+    /// The tag of a push, and where its body starts, which goes on to the end; else 0.
+    tag: u32,
+    body_at: u32,
+    what: What,
+    /// The body is not in the frame, but the next of `originals`.
+    has_original: bool,
+}
+
+impl Frame {
+    #[inline]
+    fn new(len: usize, what: What, tag: u32, body_len: usize) -> Self {
+        debug_assert!(body_len <= len || !what.is_push(), "a frame contains its body");
+        let has_original = false;
+        if what.is_push() {
+            #[expect(clippy::cast_possible_truncation, reason = "no header is as long as 4 GiB")]
+            let body_at = len.wrapping_sub(body_len) as u32;
+            Self { len, tag, body_at, what, has_original }
+        } else {
+            // Frames that are not handed back are alike whatever their tags.
+            Self { len, tag: 0, body_at: 0, what, has_original }
+        }
+    }
+
+    /// What it is charged, an original aside.
+    const fn cost(&self) -> usize {
+        self.len + FRAME_OVERHEAD
+    }
+
+    /// Whether the two are one run. What is no push has no more to compare.
+    #[inline]
+    fn is_like(&self, other: &Self) -> bool {
+        self.len == other.len && self.what == other.what && (!self.what.is_push() || self == other)
+    }
 }
 
 /// What a queued frame is to the application.
@@ -101,15 +152,32 @@ impl What {
     const fn is_caused(self) -> bool {
         matches!(self, Self::Answer | Self::Push { is_caused: true })
     }
+
+    /// Whether it is handed back if it was not sent.
+    pub(crate) const fn is_push(self) -> bool {
+        matches!(self, Self::Push { .. })
+    }
 }
 
-/// A frame that was not written whole.
-#[derive(Debug)]
-pub(crate) struct Unsent<'a> {
-    /// Its bytes, or those before its body.
-    pub(crate) head: Cow<'a, [u8]>,
-    /// Its body, where that was referred to; or the whole frame, if `head` is empty.
-    pub(crate) shared: Option<&'a Bytes>,
+/// Appends what `encode` appends, and says how much that is. If `encode` panics nothing is
+/// appended: half a frame must never be sent.
+#[inline]
+fn append(buffer: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) -> usize {
+    struct Undo<'a> {
+        buffer: &'a mut Vec<u8>,
+        before: usize,
+    }
+    impl Drop for Undo<'_> {
+        fn drop(&mut self) {
+            self.buffer.truncate(self.before);
+        }
+    }
+    let before = buffer.len();
+    let undo = Undo { buffer, before };
+    encode(undo.buffer);
+    let len = undo.buffer.len() - before;
+    mem::forget(undo);
+    len
 }
 
 /// What [`WriteQueue::advance`] finished.
@@ -147,59 +215,152 @@ impl<'a> Piece<'a> {
 }
 
 impl WriteQueue {
-    /// Appends a frame that `encode` appends to the buffer.
+    /// Appends a frame that `encode` appends to the buffer, with a body of this length at its end.
+    ///
+    /// This and the others that push leave the queue as it was if `encode` panics.
     #[inline]
-    pub(crate) fn push(&mut self, what: What, encode: impl FnOnce(&mut Vec<u8>)) {
+    pub(crate) fn push(
+        &mut self,
+        what: What,
+        tag: u32,
+        body_len: usize,
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) {
         if self.tail.len() >= CHUNK_BYTES {
-            self.seal();
+            self.begin_chunk(Vec::new());
         }
-        let before = self.tail.len();
-        encode(&mut self.tail);
-        self.account(what, self.tail.len() - before);
+        let len = append(&mut self.tail, encode);
+        self.account(Frame::new(len, what, tag, body_len));
+    }
+
+    /// Makes room for a large frame, of a body of this length, that will be copied: in a buffer
+    /// that was used before, if it does not fit behind the frames that are there.
+    pub(crate) fn make_room(&mut self, body_len: usize, spares: &mut Spares) {
+        let need = body_len + HEADER_ROOM;
+        if self.tail.len() + need > CHUNK_BYTES && !self.tail.is_empty() {
+            self.begin_chunk(spares.take_chunk());
+        }
+        if self.tail.capacity() - self.tail.len() >= need {
+            return;
+        }
+        if self.tail.capacity() <= SPARE_BYTES {
+            let mut buffer = spares.take_chunk();
+            buffer.reserve(self.tail.len() + need);
+            buffer.extend_from_slice(&self.tail);
+            self.tail = buffer;
+        }
+        self.tail.reserve(need);
     }
 
     /// Appends a frame of what `encode` appends to the buffer and a body that is referred to.
     pub(crate) fn push_shared(
         &mut self,
         what: What,
+        tag: u32,
         encode: impl FnOnce(&mut Vec<u8>),
         body: Bytes,
     ) {
-        let before = self.tail.len();
-        encode(&mut self.tail);
-        let len = self.tail.len() - before + body.len();
+        let (header_len, body_len) = (append(&mut self.tail, encode), body.len());
         self.seal();
         if !body.is_empty() {
             self.chunks.push_back(Chunk::Shared(body));
         }
-        self.account(what, len);
+        self.account(Frame::new(header_len + body_len, what, tag, body_len));
+    }
+
+    /// Appends a frame, which `encode` appends to the buffer, that may not contain the body
+    /// unchanged: a body that is not found at its end is kept beside it.
+    pub(crate) fn push_transformed<B: Body>(
+        &mut self,
+        what: What,
+        tag: u32,
+        body: B,
+        encode: impl FnOnce(&[u8], &mut Vec<u8>),
+    ) {
+        let (before, body_len) = (self.tail.len(), body.as_slice().len());
+        let len = append(&mut self.tail, |out| encode(body.as_slice(), out));
+        let frame = Frame::new(len, what, tag, body_len.min(len));
+        if what.is_push() && !self.tail[before..].ends_with(body.as_slice()) {
+            self.account_with_original(frame, body.into_bytes());
+        } else {
+            self.account(frame);
+        }
+    }
+
+    /// Appends a push that was encoded before. `original` is its body, if the frame may not end with
+    /// that unchanged.
+    pub(crate) fn push_encoded(
+        &mut self,
+        tag: u32,
+        body_len: usize,
+        frame: &Bytes,
+        original: Option<&Bytes>,
+    ) {
+        if frame.len() >= SHARE_BYTES {
+            self.seal();
+            self.chunks.push_back(Chunk::Shared(frame.clone()));
+        } else {
+            if self.tail.len() >= CHUNK_BYTES {
+                self.begin_chunk(Vec::new());
+            }
+            self.tail.extend_from_slice(frame);
+        }
+        let frame = Frame::new(
+            frame.len(),
+            What::Push { is_caused: false },
+            tag,
+            body_len.min(frame.len()),
+        );
+        match original {
+            None => self.account(frame),
+            Some(original) => self.account_with_original(frame, original.clone()),
+        }
+    }
+
+    /// The tail is full, and there is more. The next one gets its whole length at once: queues that
+    /// grow long then take and give back memory in pieces of one size, which serve each other.
+    #[cold]
+    fn begin_chunk(&mut self, buffer: Vec<u8>) {
+        self.seal();
+        self.tail = buffer;
+        self.tail.reserve_exact(CHUNK_BYTES + SHARE_BYTES + HEADER_ROOM);
     }
 
     /// The tail takes no more.
     #[cold]
     fn seal(&mut self) {
         if !self.tail.is_empty() {
-            self.chunks.push_back(Chunk::Small(std::mem::take(&mut self.tail)));
+            self.chunks.push_back(Chunk::Small(mem::take(&mut self.tail)));
         }
     }
 
     /// A frame was appended.
     #[inline]
-    fn account(&mut self, what: What, len: usize) {
-        self.bytes += len;
-        self.cost += len + FRAME_OVERHEAD;
-        if what.is_caused() {
-            self.caused += len + FRAME_OVERHEAD;
+    fn account(&mut self, frame: Frame) {
+        self.bytes += frame.len;
+        self.cost += frame.cost();
+        if frame.what.is_caused() {
+            self.caused += frame.cost();
         }
-        if self.run.len == len && self.run.what == what {
+        if frame.is_like(&self.run.alike) {
             self.run.count += 1;
         } else {
-            self.begin_run(Frames { len, what, count: 1 });
+            self.begin_run(Frames { alike: frame, count: 1 });
         }
     }
 
+    /// A frame was appended whose body is kept beside it.
+    fn account_with_original(&mut self, frame: Frame, original: Bytes) {
+        self.cost += original.len();
+        if frame.what.is_caused() {
+            self.caused += original.len();
+        }
+        self.originals.push_back(original);
+        self.account(Frame { body_at: 0, has_original: true, ..frame });
+    }
+
     fn begin_run(&mut self, run: Frames) {
-        let ended = std::mem::replace(&mut self.run, run);
+        let ended = mem::replace(&mut self.run, run);
         if ended.count > 0 {
             self.frames.push_back(ended);
         }
@@ -215,7 +376,7 @@ impl WriteQueue {
 
     /// The length of the frame at the front.
     fn front_len(&self) -> usize {
-        self.frames.front().unwrap_or(&self.run).len
+        self.frames.front().unwrap_or(&self.run).alike.len
     }
 
     /// What is to be written, in pieces, from the start of the first.
@@ -226,9 +387,7 @@ impl WriteQueue {
 
     /// Appends control frames that overtake what is queued.
     pub(crate) fn push_urgent(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
-        let before = self.urgent.len();
-        encode(&mut self.urgent);
-        self.cost += self.urgent.len() - before;
+        self.cost += append(&mut self.urgent, encode);
     }
 
     /// Fills `slices` with what is to be written next, and says with how many.
@@ -275,7 +434,7 @@ impl WriteQueue {
     pub(crate) fn advance(&mut self, mut count: usize, spares: &mut Spares) -> Written {
         if count == self.bytes && !self.has_urgent() {
             let written = Written { messages: self.messages(), bytes: count };
-            self.recycle(self.chunks.len(), spares);
+            self.recycle_all(spares);
             self.empty();
             return written;
         }
@@ -303,9 +462,20 @@ impl WriteQueue {
     /// The first `count` chunks were written.
     fn recycle(&mut self, count: usize, spares: &mut Spares) {
         for chunk in self.chunks.drain(..count) {
-            if let Chunk::Shared(bytes) = chunk {
-                spares.give(bytes);
+            match chunk {
+                Chunk::Small(buffer) => spares.give_chunk(buffer),
+                Chunk::Shared(bytes) => spares.give(bytes),
             }
+        }
+    }
+
+    /// All was written.
+    fn recycle_all(&mut self, spares: &mut Spares) {
+        if !self.chunks.is_empty() {
+            self.recycle(self.chunks.len(), spares);
+        }
+        if self.tail.capacity() > SPARE_BYTES {
+            spares.give_chunk(mem::take(&mut self.tail));
         }
     }
 
@@ -317,18 +487,21 @@ impl WriteQueue {
         self.front_written += count;
         let mut front_written = self.front_written;
         while let Some(frames) = self.front_frames()
-            && front_written >= frames.len
+            && front_written >= frames.alike.len
         {
-            let done = front_written.checked_div(frames.len).unwrap_or(frames.count);
+            let done = front_written.checked_div(frames.alike.len).unwrap_or(frames.count);
             let done = done.min(frames.count);
             frames.count -= done;
-            let Frames { len, what, count } = *frames;
-            front_written -= done * len;
-            if what != What::Control {
+            let Frames { alike, count } = *frames;
+            front_written -= done * alike.len;
+            if alike.what != What::Control {
                 written.messages += done as u64;
             }
-            if what.is_caused() {
-                self.caused -= done * (len + FRAME_OVERHEAD);
+            if alike.what.is_caused() {
+                self.caused -= done * alike.cost();
+            }
+            if alike.has_original {
+                self.drop_originals(done, alike.what);
             }
             self.front_head.clear();
             self.cost -= done * FRAME_OVERHEAD;
@@ -340,7 +513,7 @@ impl WriteQueue {
         self.front_written = front_written;
         self.front_offset += count;
         if self.bytes == 0 {
-            self.recycle(self.chunks.len(), spares);
+            self.recycle_all(spares);
             self.empty();
             return;
         }
@@ -355,6 +528,16 @@ impl WriteQueue {
                 self.front_head.extend_from_slice(&chunk[tail..]);
             }
             self.recycle(1, spares);
+        }
+    }
+
+    /// The first so many frames whose bodies are kept beside them were written.
+    fn drop_originals(&mut self, count: usize, what: What) {
+        for original in self.originals.drain(..count) {
+            self.cost -= original.len();
+            if what.is_caused() {
+                self.caused -= original.len();
+            }
         }
     }
 
@@ -379,6 +562,9 @@ impl WriteQueue {
     /// All frames were written, or are not to be.
     fn empty(&mut self) {
         self.frames.clear();
+        if !self.originals.is_empty() {
+            self.originals.clear();
+        }
         self.run.count = 0;
         self.cost = self.urgent_bytes();
         self.front_written = 0;
@@ -388,14 +574,26 @@ impl WriteQueue {
         self.drop_chunks();
     }
 
-    /// Gives back the memory of a time when there was much.
+    /// Gives back the memory of a time when there was much; for a queue that is empty.
     fn trim(&mut self) {
-        if self.frames.capacity() > SPARE_FRAMES {
-            self.frames.shrink_to(SPARE_FRAMES);
-        }
-        if self.urgent.capacity() > SPARE_URGENT {
-            self.urgent.shrink_to(SPARE_URGENT);
-        }
+        debug_assert!(self.is_empty());
+        trim_list(&mut self.chunks, SPARE_ITEMS);
+        trim_list(&mut self.originals, SPARE_ITEMS);
+        trim_list(&mut self.frames, SPARE_FRAMES);
+        trim_buffer(&mut self.tail, SPARE_BYTES);
+        trim_buffer(&mut self.urgent, SPARE_URGENT);
+        trim_buffer(&mut self.front_head, SPARE_URGENT);
+    }
+
+    /// Bytes of memory held, those of shared bodies aside.
+    fn memory(&self) -> usize {
+        size_of::<Self>()
+            + self.chunks.capacity() * size_of::<Chunk>()
+            + self.originals.capacity() * size_of::<Bytes>()
+            + self.frames.capacity() * size_of::<Frames>()
+            + self.tail.capacity()
+            + self.urgent.capacity()
+            + self.front_head.capacity()
     }
 
     #[inline]
@@ -440,7 +638,7 @@ impl WriteQueue {
 
     /// Messages that were not written whole.
     pub(crate) fn messages(&self) -> u64 {
-        let messages = self.all_frames().filter(|frames| frames.what != What::Control);
+        let messages = self.all_frames().filter(|frames| frames.alike.what != What::Control);
         messages.map(|frames| frames.count as u64).sum()
     }
 
@@ -448,14 +646,36 @@ impl WriteQueue {
         self.frames.iter().chain([&self.run])
     }
 
-    /// Shows the messages that nobody answers and that were not written whole, oldest first.
-    pub(crate) fn for_each_unsent(&self, mut show: impl FnMut(Unsent<'_>)) {
+    /// Takes the messages that nobody answers and that were not written whole, oldest first, with
+    /// their tags. Nothing of what is queued will be written.
+    pub(crate) fn take_unsent(&mut self) -> Vec<Tagged<Bytes>> {
+        let unsent = self.unsent();
+        self.forget();
+        unsent
+    }
+
+    fn unsent(&self) -> Vec<Tagged<Bytes>> {
+        let mut unsent = Vec::new();
+        let mut originals = self.originals.iter();
+        self.for_each_frame(|frame, bytes| {
+            let body = if frame.has_original {
+                originals.next().cloned()
+            } else {
+                frame.what.is_push().then(|| bytes.to_body(frame.body_at as usize))
+            };
+            unsent.extend(body.map(|body| Tagged(frame.tag, body)));
+        });
+        unsent
+    }
+
+    /// Shows the frames that were not written whole.
+    fn for_each_frame(&self, mut show: impl FnMut(&Frame, FrameBytes<'_>)) {
         let mut kept = &self.front_head[..];
         let mut offset = self.front_offset - (self.front_written - kept.len());
         let mut pieces = self.pieces().peekable();
-        for frame in self.all_frames().flat_map(|frames| iter::repeat_n(frames, frames.count)) {
+        for frame in self.all_frames().flat_map(|run| iter::repeat_n(&run.alike, run.count)) {
             let mut left = frame.len - kept.len();
-            let mut head = Cow::Borrowed(std::mem::take(&mut kept));
+            let mut copied = Cow::Borrowed(mem::take(&mut kept));
             let mut shared = None;
             while left > 0
                 && let Some(&piece) = pieces.peek()
@@ -464,16 +684,16 @@ impl WriteQueue {
                     Piece::Small(bytes) => {
                         let part = left.min(bytes.len() - offset);
                         let bytes = &bytes[offset..offset + part];
-                        if head.is_empty() {
-                            head = Cow::Borrowed(bytes);
+                        if copied.is_empty() {
+                            copied = Cow::Borrowed(bytes);
                         } else {
-                            head.to_mut().extend_from_slice(bytes);
+                            copied.to_mut().extend_from_slice(bytes);
                         }
                         part
                     }
-                    Piece::Shared(body) => {
-                        shared = Some(body).filter(|body| !body.is_empty());
-                        body.len()
+                    Piece::Shared(bytes) => {
+                        shared = Some(bytes);
+                        bytes.len()
                     }
                 };
                 left -= part;
@@ -483,9 +703,7 @@ impl WriteQueue {
                     pieces.next();
                 }
             }
-            if matches!(frame.what, What::Push { .. }) {
-                show(Unsent { head, shared });
-            }
+            show(frame, FrameBytes { copied, shared });
         }
     }
 
@@ -493,15 +711,51 @@ impl WriteQueue {
     #[cfg(test)]
     pub(crate) fn check(&self) {
         let in_pieces: usize = self.pieces().map(|piece| piece.as_slice().len()).sum();
-        let in_frames: usize = self.all_frames().map(|frames| frames.len * frames.count).sum();
+        let in_frames: usize = self.all_frames().map(|run| run.alike.len * run.count).sum();
         assert_eq!(in_pieces - self.front_offset, self.bytes);
         assert_eq!(in_frames - self.front_written, self.bytes);
-        let caused = self.all_frames().filter(|frames| frames.what.is_caused());
-        let caused = caused.map(|frames| frames.count * (frames.len + FRAME_OVERHEAD));
-        assert_eq!(caused.sum::<usize>(), self.caused);
-        let count: usize = self.all_frames().map(|frames| frames.count).sum();
-        assert_eq!(self.bytes() + count * FRAME_OVERHEAD, self.cost);
+        let (mut cost, mut caused, mut originals) = (self.bytes(), 0, self.originals.iter());
+        for Frame { len, what, has_original, .. } in
+            self.all_frames().flat_map(|run| iter::repeat_n(run.alike, run.count))
+        {
+            let beside = if has_original { originals.next().unwrap().len() } else { 0 };
+            cost += FRAME_OVERHEAD + beside;
+            caused += if what.is_caused() { len + FRAME_OVERHEAD + beside } else { 0 };
+        }
+        assert_eq!((cost, caused), (self.cost, self.caused));
+        assert_eq!(originals.next(), None);
         assert!(self.urgent_offset <= self.urgent.len());
+    }
+}
+
+/// The bytes of a frame.
+#[derive(Debug)]
+struct FrameBytes<'a> {
+    /// Those that were encoded into the buffer.
+    copied: Cow<'a, [u8]>,
+    /// Those behind them that are referred to.
+    shared: Option<&'a Bytes>,
+}
+
+impl FrameBytes<'_> {
+    /// The body, which starts there; what was referred to still is.
+    fn to_body(&self, at: usize) -> Bytes {
+        match self.shared {
+            Some(shared) => shared.slice(at.saturating_sub(self.copied.len()).min(shared.len())..),
+            None => Bytes::copy_from_slice(&self.copied[at.min(self.copied.len())..]),
+        }
+    }
+}
+
+fn trim_buffer(buffer: &mut Vec<u8>, most: usize) {
+    if buffer.capacity() > most {
+        *buffer = Vec::new();
+    }
+}
+
+fn trim_list<T>(list: &mut VecDeque<T>, most: usize) {
+    if list.capacity() > most {
+        *list = VecDeque::new();
     }
 }
 
@@ -531,24 +785,31 @@ impl<'a> Sink<'_, 'a> {
 pub(crate) struct QueuePool {
     #[expect(clippy::vec_box, reason = "a connection holds its queue by pointer, to be small")]
     free: Vec<Box<WriteQueue>>,
+    /// Bytes of memory that `free` holds.
+    bytes: usize,
     /// Buffers of large frames, which the bodies that are referred to may have been the last to hold.
     pub(crate) spares: Spares,
 }
 
 impl QueuePool {
-    /// The most queues that are kept; with [`SPARE_BYTES`] each at most 8 MiB.
-    const CAPACITY: usize = 512;
+    /// What the queues that are kept may come to together, in bytes.
+    const MOST_BYTES: usize = 8 * 1024 * 1024;
 
     pub(crate) fn take(&mut self) -> Box<WriteQueue> {
-        self.free.pop().unwrap_or_default()
+        let Some(queue) = self.free.pop() else { return Box::default() };
+        self.bytes -= queue.memory();
+        queue
     }
 
     pub(crate) fn give(&mut self, mut queue: Box<WriteQueue>) {
-        if self.free.len() < Self::CAPACITY {
-            if !queue.is_empty() {
-                queue.forget();
-            }
-            queue.trim();
+        // Frames without bytes are charged, although there is nothing to write of them.
+        if queue.cost() > 0 {
+            queue.forget();
+        }
+        queue.trim();
+        let bytes = queue.memory();
+        if self.bytes + bytes <= Self::MOST_BYTES {
+            self.bytes += bytes;
             self.free.push(queue);
         }
     }

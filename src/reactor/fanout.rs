@@ -162,7 +162,7 @@ impl<P: Protocol> State<P> {
         };
         match (frame, self.slots.get_mut(id.slot() as usize)) {
             (Some(frame), Some(slot)) => {
-                slot.link.push_encoded(&frame, &mut self.pool);
+                slot.link.push_encoded(fanout.tag, &fanout.body, &frame, &mut self.pool);
                 self.mark_dirty(id);
                 self.charge(id);
             }

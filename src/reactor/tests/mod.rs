@@ -10,3 +10,4 @@ mod outages;
 mod rules;
 mod script;
 mod spin;
+mod unsent;
