@@ -16,11 +16,14 @@ use std::sync::{
 use crate::{
     ConnId,
     error::{LimitBy, SendError},
+    reactor::number::ReactorNumber,
 };
 
 /// Entries of all slots, in chunks that grow and never move.
 #[derive(Debug)]
 pub(crate) struct Board {
+    /// Whose connections these are; held for as long as anybody can ask for one.
+    reactor: ReactorNumber,
     chunks: [OnceLock<Box<[Entry]>>; CHUNKS],
 }
 
@@ -29,12 +32,12 @@ pub(crate) struct Board {
 const ALIKE: usize = 8;
 /// The length of the first eight.
 const FIRST: usize = 128;
-/// As many as 2³² slots need.
-const CHUNKS: usize = ALIKE * 23;
+/// As many as all slots need.
+const CHUNKS: usize = ALIKE * 14 + 1;
 
 #[derive(Debug, Default)]
 struct Entry {
-    /// Generation and flags.
+    /// Generation, number of the reactor, and flags; see [`stamp`].
     state: AtomicU64,
     room: AtomicI64,
     /// The longest body that may be sent, in bytes.
@@ -49,6 +52,13 @@ const OPEN: u64 = 1;
 const FULL: u64 = 2;
 /// It was dialled, and is not up.
 const DOWN: u64 = 4;
+/// Where flags are.
+const FLAGS: u64 = 0xFF;
+
+/// What an entry keeps of the id of its connection: all but the slot, which found the entry.
+const fn stamp(id: ConnId) -> u64 {
+    (id.generation() as u64) << 32 | (id.reactor() as u64) << 8
+}
 
 /// What the loop says of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,8 +98,8 @@ impl Published {
 }
 
 impl Board {
-    pub(crate) fn new() -> Self {
-        Self { chunks: [const { OnceLock::new() }; CHUNKS] }
+    pub(crate) fn new(reactor: ReactorNumber) -> Self {
+        Self { reactor, chunks: [const { OnceLock::new() }; CHUNKS] }
     }
 
     fn entry(&self, slot: u32) -> Option<&Entry> {
@@ -101,20 +111,22 @@ impl Board {
     fn entry_or_new(&self, slot: u32) -> &Entry {
         let (chunk, index) = place(slot);
         let len = FIRST << (chunk / ALIKE);
-        let make = || (0..len).map(|_| Entry::default()).collect();
+        let state = u64::from(self.reactor.base()) << 32;
+        let new = || Entry { state: AtomicU64::new(state), ..Entry::default() };
+        let make = || (0..len).map(|_| new()).collect();
         &self.chunks[chunk].get_or_init(make)[index]
     }
 
     // ---- the loop's side ----
 
-    /// Takes the slot for a new connection, and gives its generation. Nothing is accepted for it
-    /// before the first [`publish`](Self::publish).
-    pub(crate) fn open(&self, slot: u32) -> u32 {
+    /// Takes the slot for a new connection, and gives its id. Nothing is accepted for it before the
+    /// first [`publish`](Self::publish).
+    pub(crate) fn open(&self, slot: u32) -> ConnId {
         let entry = self.entry_or_new(slot);
-        let generation =
-            ((entry.state.load(Ordering::Relaxed) >> 32) as u32).wrapping_add(1).max(1);
-        entry.state.store(u64::from(generation) << 32, Ordering::Release);
-        generation
+        let last = (entry.state.load(Ordering::Relaxed) >> 32) as u32;
+        let id = ConnId::new(self.reactor.get(), slot, last.wrapping_add(1).max(1));
+        entry.state.store(stamp(id), Ordering::Release);
+        id
     }
 
     /// The connection is gone; its share of the room goes with it.
@@ -130,8 +142,7 @@ impl Board {
             entry.room.fetch_add(difference, Ordering::Relaxed);
         }
         if now.link != before.link {
-            let state = u64::from(id.generation()) << 32 | now.link.flags();
-            entry.state.store(state, Ordering::Release);
+            entry.state.store(stamp(id) | now.link.flags(), Ordering::Release);
         }
     }
 
@@ -142,6 +153,12 @@ impl Board {
     }
 
     // ---- any thread's side ----
+
+    /// Whether this was the last connection in its slot, whatever has become of it.
+    pub(crate) fn knows(&self, id: ConnId) -> bool {
+        let state = self.entry(id.slot()).map(|entry| entry.state.load(Ordering::Acquire));
+        state.is_some_and(|state| state & !FLAGS == stamp(id))
+    }
 
     /// Whether the connection exists.
     pub(crate) fn is_open(&self, id: ConnId) -> bool {
@@ -186,6 +203,11 @@ impl Board {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) const fn number(&self) -> u8 {
+        self.reactor.get()
+    }
+
     /// The room that is left.
     #[cfg(test)]
     pub(crate) fn room(&self, slot: u32) -> i64 {
@@ -196,7 +218,7 @@ impl Board {
 impl Entry {
     fn is_open(&self, id: ConnId) -> bool {
         let state = self.state.load(Ordering::Acquire);
-        state >> 32 == u64::from(id.generation()) && state & OPEN != 0
+        state & !FLAGS == stamp(id) && state & OPEN != 0
     }
 
     fn check_len(&self, len: usize) -> Result<(), SendError> {
@@ -226,11 +248,12 @@ fn signed(cost: usize) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::LAST_SLOT;
 
     const UP: Published = Published { link: LinkState::Up, room: 100 };
 
     fn open(slot: u32, board: &Board) -> ConnId {
-        let id = ConnId::new(slot, board.open(slot));
+        let id = board.open(slot);
         board.set_max_body(slot, (1000, LimitBy::Us));
         board.publish(id, Published::default(), UP);
         id
@@ -246,12 +269,12 @@ mod tests {
                 expected = (expected.0 + 1, 0);
             }
         }
-        assert!(place(u32::MAX).0 < CHUNKS);
+        assert_eq!(place(LAST_SLOT).0, CHUNKS - 1);
     }
 
     #[test]
     fn stale_id_is_refused_after_the_slot_was_reused() {
-        let board = Board::new();
+        let board = Board::new(ReactorNumber::fixed(3));
         let old = open(7, &board);
         board.close(old, UP);
         assert_eq!(board.reserve(old, 0, 1), Err(SendError::Closed));
@@ -262,8 +285,22 @@ mod tests {
     }
 
     #[test]
+    fn id_of_another_reactor_is_refused() {
+        let (board, other) =
+            (Board::new(ReactorNumber::fixed(3)), Board::new(ReactorNumber::fixed(4)));
+        let (own, foreign) = (open(0, &board), open(0, &other));
+        assert_eq!((own.slot(), own.generation()), (foreign.slot(), foreign.generation()));
+        assert!(board.knows(own) && !board.knows(foreign));
+        assert!(!board.is_open(foreign) && !board.is_up(foreign));
+        assert_eq!(board.check(foreign, 0), Err(SendError::Closed));
+        assert_eq!(board.reserve(foreign, 0, 1), Err(SendError::Closed));
+        assert_eq!(board.room(0), 100);
+        assert_eq!(board.reserve(own, 0, 1), Ok(()));
+    }
+
+    #[test]
     fn posts_are_refused_when_the_room_is_used_up() {
-        let board = Board::new();
+        let board = Board::new(ReactorNumber::fixed(3));
         let id = open(0, &board);
         assert_eq!(board.reserve(id, 0, 60), Ok(()));
         assert_eq!(board.reserve(id, 0, 60), Ok(()));
@@ -274,7 +311,7 @@ mod tests {
 
     #[test]
     fn queue_above_its_watermark_refuses_until_it_is_below_the_low_one() {
-        let board = Board::new();
+        let board = Board::new(ReactorNumber::fixed(3));
         let id = open(0, &board);
         let full = Published { link: LinkState::Full, room: 50 };
         board.publish(id, UP, full);
@@ -285,7 +322,7 @@ mod tests {
 
     #[test]
     fn what_is_kept_for_a_connection_that_is_down_has_to_fit() {
-        let board = Board::new();
+        let board = Board::new(ReactorNumber::fixed(3));
         let id = open(0, &board);
         let down = Published { link: LinkState::Down, room: 50 };
         board.publish(id, UP, down);
@@ -297,7 +334,7 @@ mod tests {
 
     #[test]
     fn room_adds_up_over_the_generations_of_a_slot() {
-        let board = Board::new();
+        let board = Board::new(ReactorNumber::fixed(3));
         let old = open(0, &board);
         board.reserve(old, 0, 30).unwrap();
         board.close(old, UP);
@@ -311,7 +348,7 @@ mod tests {
 
     #[test]
     fn long_body_names_whose_limit_it_is() {
-        let board = Board::new();
+        let board = Board::new(ReactorNumber::fixed(3));
         let id = open(0, &board);
         board.set_max_body(0, (10, LimitBy::Peer));
         let refused = board.reserve(id, 11, 1);

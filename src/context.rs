@@ -70,7 +70,7 @@ impl<P: Protocol> Context<'_, P> {
     ///
     /// # Errors
     ///
-    /// The target is no address, or the settings can't work.
+    /// The target is no address, the settings can't work, or the reactor has 2²⁴ connections.
     pub fn connect_with<T>(
         &mut self,
         target: T,
@@ -94,6 +94,7 @@ impl<P: Protocol> Context<'_, P> {
         if !self.state.is_running() {
             return Err(Error::Stopped);
         }
+        self.state.find_slot()?;
         Ok(self.dial(target, protocol, config))
     }
 

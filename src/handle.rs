@@ -30,6 +30,7 @@ use crate::{
         close::CloseMode,
         commands::{Closure, Command},
         net::Wake,
+        number::ReactorNumber,
         send::as_call_error,
     },
     stats::SharedStats,
@@ -67,10 +68,15 @@ pub(crate) fn on_loop<P: Protocol, T>(shared: &Arc<Shared<P>>, run: impl FnOnce(
 }
 
 impl<P: Protocol> Shared<P> {
-    pub(crate) fn new(waker: Arc<dyn Wake>, max_commands: usize, max_bytes: usize) -> Self {
+    pub(crate) fn new(
+        number: ReactorNumber,
+        waker: Arc<dyn Wake>,
+        max_commands: usize,
+        max_bytes: usize,
+    ) -> Self {
         Self {
             mailbox: Mailbox::new(waker, max_commands, max_bytes),
-            board: Board::new(),
+            board: Board::new(number),
             stats: SharedStats::default(),
             blocked: AtomicUsize::new(0),
             bell: Arc::new(Bell::new()),
@@ -103,6 +109,15 @@ impl<P: Protocol> Shared<P> {
         self.board
             .reserve(conn, len, cost)
             .map_err(|error| if self.mailbox.is_closed() { SendError::Stopped } else { error })
+    }
+
+    /// Refuses an id that the loop would find nothing for.
+    fn find(&self, conn: ConnId) -> Result<(), SendError> {
+        match self.board.knows(conn) {
+            true => Ok(()),
+            false if self.mailbox.is_closed() => Err(SendError::Stopped),
+            false => Err(SendError::Closed),
+        }
     }
 
     /// Posts what ends something, and so must get through.
@@ -157,7 +172,8 @@ impl<P: Protocol> Handle<P> {
     ///
     /// # Errors
     ///
-    /// Nothing was accepted: the connection is gone (`Closed`), its queue is above the high watermark
+    /// Nothing was accepted: the connection is gone or of another reactor (`Closed`), its queue is above
+    /// the high watermark
     /// (`Full`) or the mailbox is full (`MailboxFull`), the body is too long, or the reactor has
     /// stopped.
     pub fn send(&self, conn: ConnId, body: impl Body) -> Result<(), SendError> {
@@ -209,9 +225,11 @@ impl<P: Protocol> Handle<P> {
     ///
     /// # Errors
     ///
-    /// The mailbox is full, or the reactor has stopped.
+    /// The connection is of another reactor, or gone for so long that its slot has another (`Closed`);
+    /// the mailbox is full, or the reactor has stopped.
     pub fn join(&self, conn: ConnId, group: impl Into<Arc<str>>) -> Result<(), SendError> {
         let group = group.into();
+        self.shared.find(conn)?;
         self.run(move |cx| {
             if let Some(mut conn) = cx.conn(conn) {
                 conn.join(group);
@@ -223,9 +241,10 @@ impl<P: Protocol> Handle<P> {
     ///
     /// # Errors
     ///
-    /// The mailbox is full, or the reactor has stopped.
+    /// As [`join`](Self::join).
     pub fn leave(&self, conn: ConnId, group: impl Into<Arc<str>>) -> Result<(), SendError> {
         let group = group.into();
+        self.shared.find(conn)?;
         self.run(move |cx| {
             if let Some(mut conn) = cx.conn(conn) {
                 conn.leave(&group);
@@ -298,8 +317,8 @@ impl<P: Protocol> Handle<P> {
         }
     }
 
-    /// Closes a connection for good, after what is queued was flushed. Closing one that is gone is
-    /// fine.
+    /// Closes a connection for good, after what is queued was flushed. Closing one that is gone, or of
+    /// another reactor, does nothing.
     pub fn close(&self, conn: ConnId) {
         self.post_close(conn, CloseMode::Close);
     }
@@ -315,8 +334,10 @@ impl<P: Protocol> Handle<P> {
     }
 
     fn post_close(&self, conn: ConnId, mode: CloseMode) {
-        // A reactor that has stopped has closed it.
-        let _ = self.shared.post_control(Command::Close { conn, mode });
+        if self.shared.find(conn).is_ok() {
+            // A reactor that has stopped has closed it.
+            let _ = self.shared.post_control(Command::Close { conn, mode });
+        }
     }
 
     /// Listens, and blocks until the loop has bound the address; see
@@ -508,6 +529,12 @@ impl<P: Protocol> Handle<P> {
     /// Whether the connection is up.
     pub fn is_up(&self, conn: ConnId) -> bool {
         self.shared.board.is_up(conn)
+    }
+
+    /// The number that the ids of the reactor's connections name.
+    #[cfg(test)]
+    pub(crate) fn number(&self) -> u8 {
+        self.shared.board.number()
     }
 
     /// Whether the reactor's turn runs on this thread.

@@ -8,36 +8,65 @@ use std::{fmt, num::NonZeroU32};
 /// Names one connection of one reactor.
 ///
 /// An accepted connection keeps its id until it closes; a dialled one keeps it across reconnects.
-/// An id is never given to another connection, so a stale one finds nothing. Ids order by slot.
+/// An id is never given to another connection, so a stale one finds nothing. It names its reactor,
+/// too: another reactor of the process refuses it as [`Closed`](crate::SendError::Closed). Ids of
+/// one reactor order by slot.
+///
+/// The number of a reactor is free again when the reactor and its handles are gone, and more than
+/// 256 reactors at a time share numbers. The generations of each holder of a number start far from
+/// those of the holders before, so that an id of one of them practically finds nothing, too.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId {
-    /// The slot, and in the lower half its generation, which counts the uses of the slot; 0 is never
-    /// given out. One number, as ids are compared for every message.
-    slot_and_generation: u64,
+    /// From the top: the number of the reactor (8 bits), the slot (24), and its generation (32), which
+    /// counts the uses of the slot; 0 is never given out. One number, as ids are compared for every
+    /// message.
+    bits: u64,
 }
 
+/// Slots that an id can name.
+pub(crate) const MAX_SLOTS: usize = 1 << SLOT_BITS;
+
+/// The last of them.
+pub(crate) const LAST_SLOT: u32 = (1 << SLOT_BITS) - 1;
+
+pub(crate) const SLOT_BITS: u32 = 24;
+const GENERATION_BITS: u32 = 32;
+
 impl ConnId {
-    pub(crate) const fn new(slot: u32, generation: u32) -> Self {
-        Self { slot_and_generation: (slot as u64) << 32 | generation as u64 }
+    /// The slot is below [`MAX_SLOTS`].
+    pub(crate) const fn new(reactor: u8, slot: u32, generation: u32) -> Self {
+        debug_assert!(slot <= LAST_SLOT);
+        let upper = (reactor as u64) << SLOT_BITS | slot as u64;
+        Self { bits: upper << GENERATION_BITS | generation as u64 }
     }
 
     /// The id as one number, for logs and maps of the application.
     pub const fn as_u64(self) -> u64 {
-        self.slot_and_generation.rotate_left(32)
+        self.bits
     }
 
     /// The id that [`as_u64`](Self::as_u64) gave.
     pub const fn from_u64(number: u64) -> Self {
-        Self { slot_and_generation: number.rotate_left(32) }
+        Self { bits: number }
+    }
+
+    /// The number of the reactor.
+    pub(crate) const fn reactor(self) -> u8 {
+        (self.bits >> (SLOT_BITS + GENERATION_BITS)) as u8
     }
 
     pub(crate) const fn slot(self) -> u32 {
-        (self.slot_and_generation >> 32) as u32
+        (self.bits >> GENERATION_BITS) as u32 & LAST_SLOT
     }
 
     #[expect(clippy::cast_possible_truncation, reason = "the lower half")]
     pub(crate) const fn generation(self) -> u32 {
-        self.slot_and_generation as u32
+        self.bits as u32
+    }
+
+    /// What names no connection, in the place of this id.
+    pub(crate) const fn vacated(self) -> Self {
+        Self::new(self.reactor(), self.slot(), 0)
     }
 }
 
@@ -47,10 +76,10 @@ impl fmt::Debug for ConnId {
     }
 }
 
-/// Prints as `slot.generation`, the form of the log lines.
+/// Prints as `reactor:slot.generation`, the form of the log lines.
 impl fmt::Display for ConnId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.slot(), self.generation())
+        write!(f, "{}:{}.{}", self.reactor(), self.slot(), self.generation())
     }
 }
 
@@ -110,5 +139,27 @@ impl CallId {
 impl fmt::Display for CallId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.number.fmt(f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn id_gives_back_its_parts_and_prints_them() {
+        let last = (u8::MAX, LAST_SLOT, u32::MAX);
+        for (reactor, slot, generation) in [(0, 3, 1), (7, 0, u32::MAX), last] {
+            let id = ConnId::new(reactor, slot, generation);
+            assert_eq!((id.reactor(), id.slot(), id.generation()), (reactor, slot, generation));
+            assert_eq!(ConnId::from_u64(id.as_u64()), id);
+            assert_eq!(id.to_string(), format!("{reactor}:{slot}.{generation}"));
+        }
+    }
+
+    #[test]
+    fn ids_of_a_reactor_order_by_slot() {
+        assert!(ConnId::new(1, 2, 9) < ConnId::new(1, 3, 1));
+        assert!(ConnId::new(1, 3, 1) < ConnId::new(1, 3, 2));
     }
 }

@@ -127,7 +127,7 @@ impl<P: Protocol> State<P> {
                 && waiting[place] == id
             {
                 // The slot stays, so that the list stays sorted; no connection has generation 0.
-                waiting[place] = ConnId::new(id.slot(), 0);
+                waiting[place] = id.vacated();
                 self.serve(fanout, id);
             }
         }

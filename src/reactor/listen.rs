@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     dial::stream_options,
-    net::ListenOptions,
+    net::{ListenOptions, Token},
     profile::Profile,
     slot::Phase,
     slots::{Alarm, State},
@@ -102,6 +102,7 @@ impl<P: Protocol> Context<'_, P> {
         protocol: &P,
         config: &Config,
     ) -> io::Result<ConnId> {
+        self.state.find_slot()?;
         let peer = self.sockets.peer_of(stream, &stream_options(config))?;
         let profile = self.state.profiles.get(protocol, config);
         let id = self.state.insert(profile, Role::Accepted, Phase::Connecting, peer);
@@ -117,6 +118,11 @@ impl<P: Protocol> Context<'_, P> {
 impl<P: Protocol> State<P> {
     pub(crate) fn listener_mut(&mut self, id: ListenerId) -> Option<&mut ListenerState<P>> {
         self.listeners.iter_mut().find(|listener| listener.id == id)
+    }
+
+    /// The listener that an event is about.
+    pub(crate) fn listener_of(&mut self, token: Token) -> Option<&mut ListenerState<P>> {
+        self.listeners.iter_mut().find(|listener| Token::from(listener.id) == token)
     }
 
     /// Why a connection from `peer` must be refused, if it must: the limit that is reached.

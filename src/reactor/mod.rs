@@ -8,6 +8,7 @@ mod fanout;
 mod flush;
 mod listen;
 pub(crate) mod net;
+pub(crate) mod number;
 mod profile;
 mod read;
 mod reap;
@@ -34,6 +35,7 @@ use slab::Slab;
 pub use self::dial::Target;
 use self::{
     net::{Net, system::System},
+    number::ReactorNumber,
     profile::Profiles,
     slots::State,
     stop::StopPhase,
@@ -43,6 +45,7 @@ use crate::{
     Config, ConnId, Context, DrainReport, Error, Handle, Handler, ListenerId, Stats,
     core::{rng::Rng, spin::Spin, timer_wheel::TimerWheel, write_queue::QueuePool},
     handle::{Shared, on_loop},
+    id::MAX_SLOTS,
     protocol::Protocol,
 };
 
@@ -293,6 +296,9 @@ pub struct ReactorBuilder<P> {
     busy_poll: Duration,
     seed: Option<u64>,
     first_call: Option<u64>,
+    /// The reactor's number, where a test has fixed it.
+    #[cfg(test)]
+    number: Option<u8>,
 }
 
 impl<P: Protocol> ReactorBuilder<P> {
@@ -309,6 +315,8 @@ impl<P: Protocol> ReactorBuilder<P> {
             busy_poll: Duration::ZERO,
             seed: None,
             first_call: None,
+            #[cfg(test)]
+            number: None,
         }
     }
 
@@ -329,7 +337,7 @@ impl<P: Protocol> ReactorBuilder<P> {
     }
 
     /// The most connections; more that are accepted are refused. Default: the process' descriptors
-    /// less 32.
+    /// less 32; in no case more than 2²⁴, for which ids have room.
     #[must_use]
     pub const fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = Some(connections);
@@ -370,6 +378,13 @@ impl<P: Protocol> ReactorBuilder<P> {
         self
     }
 
+    /// Fixes the number that the ids of the connections name, so that a run can be repeated.
+    #[cfg(test)]
+    pub(crate) const fn number(mut self, number: u8) -> Self {
+        self.number = Some(number);
+        self
+    }
+
     /// Makes the reactor.
     ///
     /// # Errors
@@ -387,10 +402,14 @@ impl<P: Protocol> ReactorBuilder<P> {
     ) -> Result<Engine<H, N>, Error> {
         self.config.validate()?;
         let descriptors = net.descriptor_limit().unwrap_or(usize::MAX);
-        let of_system = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1);
+        let of_system = descriptors.saturating_sub(RESERVED_DESCRIPTORS).clamp(1, MAX_SLOTS);
         let now = net.now();
         let seed = self.seed.unwrap_or_else(|| net.seed());
-        let shared = Shared::new(net.waker(), self.mailbox_commands, self.mailbox_bytes);
+        #[cfg(not(test))]
+        let number = ReactorNumber::take();
+        #[cfg(test)]
+        let number = self.number.map_or_else(ReactorNumber::take, ReactorNumber::fixed);
+        let shared = Shared::new(number, net.waker(), self.mailbox_commands, self.mailbox_bytes);
         let state = State {
             slots: Slab::new(),
             wheel: TimerWheel::new(),
@@ -426,6 +445,7 @@ impl<P: Protocol> ReactorBuilder<P> {
             stop_timeout: self.stop_timeout,
             spin: Spin::new(self.busy_poll),
             max_connections: self.max_connections.unwrap_or(of_system).min(of_system),
+            max_slots: MAX_SLOTS,
             handler_type: handler_type::<H>(),
             first_call: self.first_call,
         };

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
+    io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -114,6 +115,8 @@ pub(crate) struct State<P: Protocol> {
     pub(crate) stop_timeout: Duration,
     pub(crate) spin: Spin,
     pub(crate) max_connections: usize,
+    /// As many as ids can name.
+    pub(crate) max_slots: usize,
     /// The type of the handler, for callbacks that name it.
     pub(crate) handler_type: std::any::TypeId,
     /// Where call numbers start in tests of their end.
@@ -129,7 +132,16 @@ impl<P: Protocol> State<P> {
         self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id)
     }
 
-    /// Takes a slot for a new connection.
+    /// Whether there is a slot for one more connection; else why not.
+    pub(crate) fn find_slot(&self) -> io::Result<()> {
+        if self.slots.len() < self.max_slots {
+            return Ok(());
+        }
+        let text = format!("{} connections are all that ids can name", self.max_slots);
+        Err(io::Error::new(io::ErrorKind::QuotaExceeded, text))
+    }
+
+    /// Takes a slot for a new connection; there is one.
     pub(crate) fn insert(
         &mut self,
         profile: Arc<Profile<P>>,
@@ -138,9 +150,9 @@ impl<P: Protocol> State<P> {
         peer: SocketAddr,
     ) -> ConnId {
         let entry = self.slots.vacant_entry();
-        let slot = u32::try_from(entry.key()).expect("descriptors are fewer than 2^32");
+        let slot = u32::try_from(entry.key()).expect("ids name the slot");
         let board = &self.shared.board;
-        let id = ConnId::new(slot, board.open(slot));
+        let id = board.open(slot);
         let salt = self.rng.next();
         let protocol = profile.protocol.clone();
         let link = Link::new(protocol, role, &profile.config, salt, self.now);

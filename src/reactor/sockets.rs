@@ -54,33 +54,6 @@ pub(crate) struct SocketTable<N: Net> {
     adopted: Option<N::Stream>,
 }
 
-/// What a token names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Named {
-    Conn(ConnId),
-    Listener(ListenerId),
-}
-
-impl From<Token> for Named {
-    fn from(token: Token) -> Self {
-        let id = ConnId::from_u64(token.0);
-        // No connection has generation 0.
-        if id.generation() == 0 {
-            Self::Listener(ListenerId::new(id.slot()))
-        } else {
-            Self::Conn(id)
-        }
-    }
-}
-
-const fn conn_token(id: ConnId) -> Token {
-    Token(id.as_u64())
-}
-
-fn listener_token(id: ListenerId) -> Token {
-    Token(u64::from(id.number()))
-}
-
 impl<N: Net> SocketTable<N> {
     pub(crate) const fn new(net: N) -> Self {
         Self { net, streams: Vec::new(), listeners: Vec::new(), adopted: None }
@@ -125,7 +98,7 @@ impl<N: Net> SocketTable<N> {
 
     /// Gives a slot its socket.
     pub(crate) fn insert(&mut self, id: ConnId, mut stream: N::Stream) -> io::Result<()> {
-        if let Err(error) = self.net.register(&mut stream, conn_token(id)) {
+        if let Err(error) = self.net.register(&mut stream, Token::from(id)) {
             self.net.close(stream);
             return Err(error);
         }
@@ -160,7 +133,7 @@ impl<N: Net> Sockets for SocketTable<N> {
         addr: SocketAddr,
         options: &ListenOptions,
     ) -> io::Result<SocketAddr> {
-        let (listener, addr) = self.net.listen(addr, options, listener_token(id))?;
+        let (listener, addr) = self.net.listen(addr, options, Token::from(id))?;
         self.listeners.push((id, listener));
         Ok(addr)
     }
@@ -171,7 +144,7 @@ impl<N: Net> Sockets for SocketTable<N> {
         listener: std::net::TcpListener,
         options: &ListenOptions,
     ) -> io::Result<SocketAddr> {
-        let (listener, addr) = self.net.adopt_listener(listener, options, listener_token(id))?;
+        let (listener, addr) = self.net.adopt_listener(listener, options, Token::from(id))?;
         self.listeners.push((id, listener));
         Ok(addr)
     }
@@ -184,7 +157,7 @@ impl<N: Net> Sockets for SocketTable<N> {
     }
 
     fn connect(&mut self, id: ConnId, addr: SocketAddr, options: &StreamOptions) -> io::Result<()> {
-        let stream = self.net.connect(addr, options, conn_token(id))?;
+        let stream = self.net.connect(addr, options, Token::from(id))?;
         self.put(id, stream);
         Ok(())
     }

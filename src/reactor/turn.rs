@@ -11,11 +11,11 @@ use std::{
 
 use super::{
     commands::Command,
-    net::{Event, Net},
+    net::{Event, Net, Token},
     read::Reader,
     slot::{Phase, Told},
     slots::{Alarm, State},
-    sockets::{Named, SocketTable},
+    sockets::SocketTable,
     stop::StopPhase,
 };
 use crate::{
@@ -263,19 +263,18 @@ impl<H: Handler, N: Net> Engine<H, N> {
     fn handle_events(&mut self) {
         while let Some(&event) = self.events.get(self.next_event) {
             self.next_event += 1;
-            match Named::from(event.token) {
-                Named::Listener(id) => {
-                    if let Some(listener) = self.state.listener_mut(id) {
-                        listener.is_ready |= !listener.is_resting();
-                    }
-                }
-                Named::Conn(id) => self.handle_event(id, event),
+            if let Some(slot) = event.token.slot() {
+                self.handle_event(slot, event);
+            } else if let Some(listener) = self.state.listener_of(event.token) {
+                listener.is_ready |= !listener.is_resting();
             }
         }
     }
 
-    fn handle_event(&mut self, id: ConnId, event: Event) {
-        let Some(slot) = self.state.get_mut(id) else { return };
+    fn handle_event(&mut self, slot: usize, event: Event) {
+        let found = self.state.slots.get_mut(slot);
+        let Some(slot) = found.filter(|slot| Token::from(slot.id) == event.token) else { return };
+        let id = slot.id;
         slot.io.is_readable |= event.readable;
         slot.io.is_read_closed |= event.read_closed;
         if !slot.phase.is_connected() {

@@ -16,7 +16,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::core::moment::Moment;
+use crate::{
+    ConnId, ListenerId,
+    core::moment::Moment,
+    id::{MAX_SLOTS, SLOT_BITS},
+};
 
 /// What the reactor asks of the system.
 ///
@@ -126,8 +130,52 @@ pub(crate) trait Wake: Send + Sync {
 }
 
 /// What an event is about; given at registration and not read by the [`Net`].
+///
+/// ```text
+/// a listener:    its number                      1
+/// a connection:  generation │ slot (24 bits) │   0
+/// ```
+///
+/// `usize` is what systems give back. Where it has 32 bits the lowest 7 of the generation are all
+/// that a token holds. It finds the slot, and whoever has that compares the token with the one of
+/// the whole id there.
+///
+/// So an event may be taken for one of a later connection in the slot, 128 uses or a multiple of that
+/// later. But there is none to be taken for one: a socket that is closed has no more events, as its
+/// descriptor leaves the poll with that; and of the events of one batch all are handled before a
+/// slot of a registered socket is given back, which step 8 of the turn does. Only a stream that was
+/// taken over, and of which the application keeps a copy of the descriptor, has events for longer.
+/// They are spurious ones then, as any may be: to read, to write or to look at a connect finds
+/// nothing and changes nothing.
+///
+/// A dialled connection keeps its id from one address, or epoch, to the next, so an event of the socket
+/// before is a spurious one, too, of any width.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Token(pub(crate) u64);
+pub(crate) struct Token(pub(crate) usize);
+
+/// The bit that tells listeners and connections apart.
+const IS_LISTENER: usize = 1;
+
+impl Token {
+    /// The slot of the connection, if it is not about a listener.
+    pub(crate) const fn slot(self) -> Option<usize> {
+        if self.0 & IS_LISTENER == 0 { Some((self.0 >> 1) & (MAX_SLOTS - 1)) } else { None }
+    }
+}
+
+impl From<ConnId> for Token {
+    fn from(id: ConnId) -> Self {
+        // Of the generation what is too wide for the token is cut off at its top.
+        let generation = (id.generation() as usize) << SLOT_BITS;
+        Self((generation | id.slot() as usize) << 1)
+    }
+}
+
+impl From<ListenerId> for Token {
+    fn from(id: ListenerId) -> Self {
+        Self((id.number() as usize) << 1 | IS_LISTENER)
+    }
+}
 
 /// Something changed on a socket; each flag is a hint.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -139,6 +187,19 @@ pub(crate) struct Event {
     pub(crate) writable: bool,
     /// The peer sends no more: read on to the end, however short a read was.
     pub(crate) read_closed: bool,
+}
+
+impl Event {
+    /// What a system tells. An end is something to read, also where the system says only that it is
+    /// there: whoever is not in the list to be read would never find it.
+    pub(crate) const fn new(
+        token: Token,
+        readable: bool,
+        writable: bool,
+        read_closed: bool,
+    ) -> Self {
+        Self { token, readable: readable || read_closed, writable, read_closed }
+    }
 }
 
 impl fmt::Debug for Event {
@@ -181,3 +242,33 @@ pub(crate) struct ListenOptions {
 /// would only find `WouldBlock`. So with epoll and kqueue; elsewhere mio promises nothing less than
 /// `WouldBlock`.
 pub(crate) const SHORT_READ_DRAINS: bool = cfg!(unix);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::LAST_SLOT;
+
+    #[test]
+    fn token_finds_the_slot_and_is_of_one_generation() {
+        for (slot, generation) in [(0, 1), (5, 3), (5, 127), (LAST_SLOT, u32::MAX)] {
+            let token = Token::from(ConnId::new(9, slot, generation));
+            assert_eq!(token.slot(), Some(slot as usize));
+            let next = generation.wrapping_add(1);
+            assert_ne!(token, Token::from(ConnId::new(9, slot, next)), "{slot} {generation}");
+        }
+    }
+
+    #[test]
+    fn end_that_is_told_alone_is_something_to_read() {
+        let event = Event::new(Token(2), false, false, true);
+        assert!(event.readable && event.read_closed && !event.writable);
+        assert!(!Event::new(Token(2), false, true, false).readable);
+    }
+
+    #[test]
+    fn listeners_are_no_connections() {
+        let tokens = [0, 1, 2, 77].map(|number| Token::from(ListenerId::new(number)));
+        assert!(tokens.iter().all(|token| token.slot().is_none()));
+        assert!(tokens.windows(2).all(|pair| pair[0] != pair[1]));
+    }
+}

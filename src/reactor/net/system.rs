@@ -16,7 +16,8 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use super::{Answer, Event, ListenOptions, Net, StreamOptions, Token, Wake};
 use crate::core::moment::Moment;
 
-/// What mio's waker is registered under; no connection or listener has it.
+/// What mio's waker is registered under; no connection has it, and no listener but the 2³¹th where a
+/// token has 32 bits.
 const WAKER: mio::Token = mio::Token(usize::MAX);
 
 /// Events taken from the system at a time. Doubles when a poll fills it, up to 16 times.
@@ -73,7 +74,7 @@ impl System {
     ) -> io::Result<(Listener, SocketAddr)> {
         let addr = listener.local_addr()?;
         let mut listener = mio::net::TcpListener::from_std(listener);
-        self.poll.registry().register(&mut listener, mio_token(token), Interest::READABLE)?;
+        self.poll.registry().register(&mut listener, mio::Token(token.0), Interest::READABLE)?;
         Ok((Listener { listener, options }, addr))
     }
 }
@@ -127,12 +128,12 @@ impl Net for System {
             }
             // An error is found by reading or writing, so it counts as readiness for both.
             let is_error = event.is_error();
-            events.push(Event {
-                token: Token(event.token().0 as u64),
-                readable: event.is_readable() || is_error,
-                writable: event.is_writable() || is_error,
-                read_closed: event.is_read_closed() || is_error,
-            });
+            events.push(Event::new(
+                Token(event.token().0),
+                event.is_readable() || is_error,
+                event.is_writable() || is_error,
+                event.is_read_closed() || is_error,
+            ));
         }
         if events.len() - before == self.capacity && self.capacity < 16 * EVENTS {
             self.capacity *= 2;
@@ -209,7 +210,7 @@ impl Net for System {
 
     fn register(&mut self, stream: &mut TcpStream, token: Token) -> io::Result<()> {
         let both = Interest::READABLE | Interest::WRITABLE;
-        self.poll.registry().register(stream, mio_token(token), both)
+        self.poll.registry().register(stream, mio::Token(token.0), both)
     }
 
     #[inline]
@@ -270,13 +271,6 @@ impl Net for System {
         set_options(&SockRef::from(&listener), &options.stream)?;
         self.listener(listener, options.stream, token)
     }
-}
-
-/// Connections and listeners fit in a mio token where `usize` has 64 bits.
-fn mio_token(token: Token) -> mio::Token {
-    const { assert!(usize::BITS == 64, "longhaul needs 64-bit tokens") };
-    #[expect(clippy::cast_possible_truncation, reason = "usize has 64 bits, as asserted")]
-    mio::Token(token.0 as usize)
 }
 
 /// Whether a connect goes on by itself. `EINPROGRESS` has no stable `ErrorKind`: 115 on Linux, 36 on

@@ -44,7 +44,7 @@ impl<H: Handler> Fleet<H> {
     ) -> usize {
         let net = self.world.host([10, 0, 0, number]);
         let host = net.id();
-        let engine = builder.build_on(handler, net).expect("the settings work");
+        let engine = builder.number(number).build_on(handler, net).expect("the settings work");
         self.nodes.push(Node { host, engine });
         self.nodes.len() - 1
     }

@@ -5,6 +5,7 @@
 mod conversation;
 mod ends;
 mod fleet;
+mod ids;
 mod ledger;
 mod outages;
 mod rules;

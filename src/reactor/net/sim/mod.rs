@@ -135,14 +135,15 @@ impl Net for SimNet {
         let host = self.id.0;
         let result = state.listen(host, addr, options, token);
         let (index, addr) =
-            state.noted(host, Op::Listen, token.0, result, |(_, addr)| addr.port().into())?;
+            state
+                .noted(host, Op::Listen, token.0 as u64, result, |(_, addr)| addr.port().into())?;
         Ok((SimListener { world: self.world.clone(), host, index }, addr))
     }
 
     fn accept(&mut self, listener: &SimListener) -> io::Result<(SimStream, SocketAddr)> {
         let host = owned(self.id, listener.host);
         let mut state = self.world.state.borrow_mut();
-        let token = state.listeners[listener.index].token.0;
+        let token = state.listeners[listener.index].token.0 as u64;
         let result = state.accept(listener.index);
         let (end, peer) =
             state.noted(host, Op::Accept, token, result, |(_, peer)| peer.port().into())?;
@@ -152,7 +153,7 @@ impl Net for SimNet {
     fn close_listener(&mut self, listener: SimListener) {
         let host = owned(self.id, listener.host);
         let mut state = self.world.state.borrow_mut();
-        let token = state.listeners[listener.index].token.0;
+        let token = state.listeners[listener.index].token.0 as u64;
         state.note(host, Op::CloseListener, token, 0, None);
         state.close_listener(listener.index);
     }
@@ -166,7 +167,7 @@ impl Net for SimNet {
         let mut state = self.world.state.borrow_mut();
         let host = self.id.0;
         let result = state.connect(host, addr, options, token);
-        let end = state.noted(host, Op::Connect, token.0, result, |_| addr.port().into())?;
+        let end = state.noted(host, Op::Connect, token.0 as u64, result, |_| addr.port().into())?;
         Ok(self.stream(end))
     }
 
@@ -181,7 +182,7 @@ impl Net for SimNet {
         let host = owned(self.id, stream.host);
         let mut state = self.world.state.borrow_mut();
         let result = state.register(stream.end, token);
-        state.noted(host, Op::Register, token.0, result, |()| stream.end.connection())
+        state.noted(host, Op::Register, token.0 as u64, result, |()| stream.end.connection())
     }
 
     fn read(&mut self, stream: &mut SimStream, buf: &mut [u8]) -> io::Result<usize> {

@@ -358,7 +358,7 @@ impl State {
             let flags = u8::from(event.readable) * READ
                 + u8::from(event.writable) * WRITE
                 + u8::from(event.read_closed) * END;
-            self.note(host, Op::Event, event.token.0, flags.into(), None);
+            self.note(host, Op::Event, event.token.0 as u64, flags.into(), None);
         }
     }
 
