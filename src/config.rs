@@ -18,6 +18,12 @@ use crate::{
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
 
+/// The most bytes that a limit can be about: more is in no address space. What is less than this
+/// beyond a limit still fits a `usize`, so a queue at its limit and one more body can be added.
+const MOST: usize = isize::MAX as usize - 64 * KIB;
+/// The most that a format can declare, where the address space has as much.
+const LARGEST_BODY: usize = if MOST as u64 > u32::MAX as u64 { u32::MAX as usize } else { MOST };
+
 /// The ancestors' own: a ping each 20 s, and 30 s until a silent peer is given up.
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(20);
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -228,7 +234,7 @@ impl Config {
     }
 
     /// The largest body, in bytes, that is sent or accepted; a longer one that a peer declares
-    /// closes the connection. Default: 8 MiB.
+    /// closes the connection. At most 4 GiB − 1, on 32-bit targets 2 GiB − 64 KiB − 1. Default: 8 MiB.
     pub const fn max_body(&mut self, bytes: usize) -> &mut Self {
         self.max_body = bytes;
         self
@@ -240,14 +246,14 @@ impl Config {
     /// Default: 256 KiB, 1 MiB.
     pub const fn watermarks(&mut self, low: usize, high: usize) -> &mut Self {
         self.low_watermark = low;
-        self.high_watermark = high;
+        self.high_watermark = at_most(high);
         self
     }
 
     /// Above this many queued bytes, with overhead, the connection is closed as a slow consumer.
     /// Default: 16 MiB.
     pub const fn hard_limit(&mut self, bytes: usize) -> &mut Self {
-        self.hard_limit = bytes;
+        self.hard_limit = at_most(bytes);
         self
     }
 
@@ -274,7 +280,7 @@ impl Config {
     /// What a dialled connection keeps while it is down: up to so many bytes, with overhead, each
     /// message for so long. 0 bytes: sends are refused as `Offline`. Default: 1 MiB, 30 s.
     pub const fn offline_queue(&mut self, bytes: usize, age: Duration) -> &mut Self {
-        self.offline_bytes = bytes;
+        self.offline_bytes = at_most(bytes);
         self.offline_age = age;
         self
     }
@@ -383,8 +389,9 @@ impl Config {
         if !beats.is_zero() && !idle.is_zero() && beats >= idle {
             return wrong("heartbeat", "must be shorter than idle_timeout");
         }
-        if self.max_body == 0 || u32::try_from(self.max_body).is_err() {
-            return wrong("max_body", "must be 1 to 4294967295 bytes");
+        if self.max_body == 0 || self.max_body > LARGEST_BODY {
+            let problem = format!("must be 1 to {LARGEST_BODY} bytes").into();
+            return Err(ConfigError { setting: "max_body", problem });
         }
         if self.frame_rate == 0 {
             return wrong("frame_rate", "must be at least 1 byte a second");
@@ -437,4 +444,9 @@ impl Config {
             (None, _) => Some(default),
         }
     }
+}
+
+/// A limit of bytes, as far as one can be reached.
+pub(crate) const fn at_most(bytes: usize) -> usize {
+    if bytes > MOST { MOST } else { bytes }
 }

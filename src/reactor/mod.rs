@@ -43,6 +43,7 @@ use self::{
 };
 use crate::{
     Config, ConnId, Context, DrainReport, Error, Handle, Handler, ListenerId, Stats,
+    config::at_most,
     core::{rng::Rng, spin::Spin, timer_wheel::TimerWheel, write_queue::QueuePool},
     handle::{Shared, on_loop},
     id::MAX_SLOTS,
@@ -332,7 +333,7 @@ impl<P: Protocol> ReactorBuilder<P> {
     #[must_use]
     pub const fn mailbox(mut self, commands: usize, bytes: usize) -> Self {
         self.mailbox_commands = commands;
-        self.mailbox_bytes = bytes;
+        self.mailbox_bytes = at_most(bytes);
         self
     }
 

@@ -115,7 +115,8 @@ fn largest_body_by_width_of_the_field() {
     assert_eq!(largest(1), 0xFF);
     assert_eq!(largest(2), 0xFFFF);
     assert_eq!(largest(3), 0xFF_FFFF);
-    assert_eq!(largest(4), 0xFFFF_FFFF);
+    // Where an address space has that much.
+    assert_eq!(largest(4), 0xFFFF_FFFF.min(isize::MAX as usize - 4));
     assert_eq!(largest(8), isize::MAX as usize - 8);
 }
 
@@ -157,10 +158,11 @@ fn field_of_each_width_and_order() {
 fn all_bytes_of_a_field_count() {
     let len = |bytes, is_little, digits| {
         let length = build(|builder| builder.field_bytes(bytes).little_endian(is_little));
-        let Ok(Decoded::Frame { body, .. }) = decode(&length, &hex(digits), usize::MAX) else {
+        // Refused, for it may be more than a `usize` holds, and the error tells it.
+        let Err(DecodeError::BodyTooLong { len, .. }) = decode(&length, &hex(digits), 0) else {
             panic!("{digits} is no header");
         };
-        body.len()
+        len
     };
     assert_eq!(len(2, false, "0102"), 0x0102);
     assert_eq!(len(2, true, "0102"), 0x0201);
