@@ -157,7 +157,8 @@ impl Config {
     /// this protocol; `None`: never.
     ///
     /// By the idle timeout and one heartbeat interval, which a loop that was away itself grants on top.
-    /// Without an idle timeout by TCP's own keepalive: the first probe and all that follow it.
+    /// Without an idle timeout by TCP's own keepalive: the first probe and all that follow it. On Linux a
+    /// [user timeout](Self::tcp_user_timeout) that is longer decides instead, at the next probe.
     ///
     /// # Examples
     ///
@@ -173,10 +174,35 @@ impl Config {
         let by = protocol.heartbeat();
         let grace = self.heartbeat_for(by).unwrap_or_default();
         let by_silence = self.idle_timeout_for(by).map(|limit| limit.saturating_add(grace));
-        let by_keepalive = self
-            .tcp_keepalive
-            .map(|(first, interval, count)| first.saturating_add(interval.saturating_mul(count)));
-        by_silence.into_iter().chain(by_keepalive).min()
+        by_silence.into_iter().chain(self.detection_by_keepalive()).min()
+    }
+
+    /// How long TCP's own keepalive takes to give a peer up.
+    fn detection_by_keepalive(&self) -> Option<Duration> {
+        let (first, interval, _) = self.tcp_keepalive?;
+        let by_probes = self.keepalive_time()?;
+        let timeout = self.socket_user_timeout().filter(|_| cfg!(target_os = "linux"));
+        let over = timeout.unwrap_or_default().saturating_sub(first);
+        if interval.is_zero() || timeout.is_none_or(|timeout| timeout <= by_probes) {
+            return Some(by_probes);
+        }
+        // Linux looks at the user timeout when a probe is due.
+        let probes = u32::try_from(over.as_nanos().div_ceil(interval.as_nanos()));
+        Some(first.saturating_add(interval.saturating_mul(probes.unwrap_or(u32::MAX))))
+    }
+
+    /// The first probe and all that follow it.
+    fn keepalive_time(&self) -> Option<Duration> {
+        let (first, interval, count) = self.tcp_keepalive?;
+        Some(first.saturating_add(interval.saturating_mul(count)))
+    }
+
+    /// What `TCP_USER_TIMEOUT` is set to: no less than what the probes take. Linux counts no probes
+    /// where it is set (`tcp_keepalive_timer`): the first one without an answer would end a connection
+    /// that has been silent for longer than the user timeout.
+    pub(crate) fn socket_user_timeout(&self) -> Option<Duration> {
+        let timeout = self.tcp_user_timeout?;
+        Some(timeout.max(self.keepalive_time().unwrap_or_default()))
     }
 
     /// Sends a ping when nothing was received for this long. Zero: never.
@@ -336,8 +362,9 @@ impl Config {
         self
     }
 
-    /// TCP's own keepalive: when idle for `first`, a probe each `interval`, `count` of them.
-    /// Default: 60 s, 10 s, 6.
+    /// TCP's own keepalive: when idle for `first`, a probe each `interval`, `count` of them. The system
+    /// counts in whole seconds. It finds dead peers on protocols that have no heartbeat of their own.
+    /// Default: 60 s, 10 s, 6, so 2 minutes in all.
     pub const fn tcp_keepalive(
         &mut self,
         first: Duration,
@@ -356,6 +383,13 @@ impl Config {
 
     /// `TCP_USER_TIMEOUT`: how long sent data may stay unacknowledged; Linux only. Zero: the
     /// system's own (about 15 minutes). Default: 30 s.
+    ///
+    /// Beside [`tcp_keepalive`](Self::tcp_keepalive) the socket gets the longer of this and the time that
+    /// all probes take, so 2 minutes by default: with a shorter one Linux does not count the probes, and
+    /// one that is lost ends an idle connection. What this side's system does not take from the queue
+    /// meanwhile is bounded by [`write_timeout`](Self::write_timeout), and silence by
+    /// [`idle_timeout`](Self::idle_timeout) where there is one. [`no_tcp_keepalive`](Self::no_tcp_keepalive)
+    /// makes a short user timeout hold as it is.
     pub const fn tcp_user_timeout(&mut self, timeout: Duration) -> &mut Self {
         self.tcp_user_timeout = if timeout.is_zero() { None } else { Some(timeout) };
         self
@@ -449,4 +483,57 @@ impl Config {
 /// A limit of bytes, as far as one can be reached.
 pub(crate) const fn at_most(bytes: usize) -> usize {
     if bytes > MOST { MOST } else { bytes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::Tcpstream;
+
+    const fn secs(secs: u64) -> Duration {
+        Duration::from_secs(secs)
+    }
+
+    #[test]
+    fn user_timeout_of_the_socket_lets_every_probe_be_sent() {
+        let mut config = Config::new();
+        assert_eq!(config.socket_user_timeout(), Some(secs(120)));
+        assert_eq!(Config::go_tcpstream().socket_user_timeout(), Some(secs(150)));
+        config.tcp_user_timeout(secs(300));
+        assert_eq!(config.socket_user_timeout(), Some(secs(300)));
+        config.tcp_user_timeout(secs(1)).no_tcp_keepalive();
+        assert_eq!(config.socket_user_timeout(), Some(secs(1)));
+        config.tcp_user_timeout(Duration::ZERO).tcp_keepalive(secs(1), secs(1), 3);
+        assert_eq!(config.socket_user_timeout(), None);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn user_timeout_beyond_the_probes_decides_at_the_next_probe() {
+        let mut config = Config::new();
+        config.tcp_keepalive(secs(60), secs(10), 6).tcp_user_timeout(secs(125));
+        assert_eq!(config.worst_case_detection(&Tcpstream), Some(secs(130)));
+        config.tcp_user_timeout(secs(140));
+        assert_eq!(config.worst_case_detection(&Tcpstream), Some(secs(140)));
+        config.tcp_user_timeout(secs(119));
+        assert_eq!(config.worst_case_detection(&Tcpstream), Some(secs(120)));
+        config.tcp_user_timeout(Duration::ZERO);
+        assert_eq!(config.worst_case_detection(&Tcpstream), Some(secs(120)));
+        config.tcp_user_timeout(Duration::MAX);
+        assert!(config.worst_case_detection(&Tcpstream) > Some(secs(1 << 30)));
+    }
+
+    #[test]
+    fn limits_of_bytes_can_be_added_up() {
+        let mut config = Config::new();
+        config.watermarks(1, usize::MAX).hard_limit(usize::MAX).max_body(LARGEST_BODY);
+        assert!(config.validate().is_ok());
+        // A full queue, one more body, and what each costs beside its bytes.
+        let sum =
+            config.hard_limit.checked_add(config.max_body).and_then(|sum| sum.checked_add(KIB));
+        assert!(sum.is_some());
+        config.max_body(LARGEST_BODY + 1);
+        let problem = config.validate().unwrap_err().problem;
+        assert_eq!(problem, format!("must be 1 to {LARGEST_BODY} bytes"));
+    }
 }

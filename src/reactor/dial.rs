@@ -159,11 +159,11 @@ impl<Id> Dial<Id> {
 }
 
 /// The options of a stream, as the settings have them.
-pub(crate) const fn stream_options(config: &Config) -> StreamOptions {
+pub(crate) fn stream_options(config: &Config) -> StreamOptions {
     StreamOptions {
         nodelay: config.nodelay,
         keepalive: config.tcp_keepalive,
-        user_timeout: config.tcp_user_timeout,
+        user_timeout: config.socket_user_timeout(),
         send_buffer: config.send_buffer,
         receive_buffer: config.receive_buffer,
     }

@@ -280,6 +280,10 @@ fn is_in_progress(error: &io::Error) -> bool {
         || cfg!(unix) && matches!(error.raw_os_error(), Some(115 | 36))
 }
 
+/// Linux refuses a longer one.
+#[cfg(target_os = "linux")]
+const LONGEST_USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
+
 /// Options of a stream; of a listener on Linux, whose streams inherit them.
 fn set_options(socket: &SockRef<'_>, options: &StreamOptions) -> io::Result<()> {
     socket.set_tcp_nodelay(options.nodelay)?;
@@ -292,7 +296,7 @@ fn set_options(socket: &SockRef<'_>, options: &StreamOptions) -> io::Result<()> 
     }
     #[cfg(target_os = "linux")]
     if let Some(timeout) = options.user_timeout {
-        socket.set_tcp_user_timeout(Some(timeout))?;
+        socket.set_tcp_user_timeout(Some(timeout.min(LONGEST_USER_TIMEOUT)))?;
     }
     if let Some(bytes) = options.send_buffer {
         socket.set_send_buffer_size(bytes)?;
