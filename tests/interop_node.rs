@@ -2,7 +2,7 @@
 //! client and its server.
 //!
 //! `npm ci` installs it under the target folder, once. Its own clock is sped up where a test would
-//! wait for its 20 and 30 seconds; see `interop/clock.js`.
+//! wait for its 20 and 30 seconds; see `interop/clock.js`. Without Node.js or npm the tests are ignored.
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
@@ -19,7 +19,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, ChildStdin, Command, ExitCode, Stdio},
     sync::{
         OnceLock,
         atomic::{AtomicU8, Ordering},
@@ -28,7 +28,10 @@ use std::{
     time::Duration,
 };
 
-use common::{PATIENCE, Running, Script, config, now, pass};
+use common::{
+    PATIENCE, Running, Script, config, now, pass,
+    tools::{self, missing_command},
+};
 use longhaul::{
     Config, Conn, ReactorBuilder,
     protocol::{Any, AnyId, Qtk2, Uuid},
@@ -175,7 +178,6 @@ fn client_to(addr: SocketAddr, settings: &Config) -> (Running, longhaul::ConnId)
 
 // ---- their client, our server ----
 
-#[test]
 fn their_client_gets_its_messages_echoed_under_their_ids() {
     let server = Running::server(Qtk2, Config::qtk(), Script::echo());
     let mut node = Node::client(server.addr);
@@ -190,7 +192,6 @@ fn their_client_gets_its_messages_echoed_under_their_ids() {
     node.expect(&format!("data {} 1048576 bytes", uuid(100)));
 }
 
-#[test]
 fn their_client_gets_a_delayed_echo_from_a_timer() {
     let delay = Duration::from_millis(300);
     let server = Running::server(Qtk2, Config::qtk(), Script::delayed_echo(delay));
@@ -202,7 +203,6 @@ fn their_client_gets_a_delayed_echo_from_a_timer() {
     assert!(now() - began >= delay);
 }
 
-#[test]
 fn our_server_pushes_to_their_client() {
     let server = Running::server(Qtk2, Config::qtk(), Script::new());
     let node = Node::client(server.addr);
@@ -216,7 +216,6 @@ fn our_server_pushes_to_their_client() {
     assert_eq!(news.len(), "data  to all".len() + 32, "an id as long as theirs: {news}");
 }
 
-#[test]
 fn our_server_calls_their_client_which_answers_by_the_id() {
     // Their client sends back what it gets as soon as the test tells it to.
     let server = Running::server(Qtk2, Config::qtk(), Script::new());
@@ -232,7 +231,6 @@ fn our_server_calls_their_client_which_answers_by_the_id() {
 
 /// Their client pings each 20 s and closes after 30 s without a byte; our server answers the pings
 /// with the same bytes and closes after 30 s without one.
-#[test]
 fn their_client_and_our_server_keep_a_silent_connection_up() {
     let settings = config(|config| _ = config.heartbeat(BEAT).idle_timeout(2 * IDLE));
     let server = Running::server(Qtk2, settings, Script::new());
@@ -245,7 +243,6 @@ fn their_client_and_our_server_keep_a_silent_connection_up() {
     assert!(server.events.so_far().is_empty());
 }
 
-#[test]
 fn their_client_comes_back_to_our_restarted_server_with_what_it_queued() {
     let serve = |addr: SocketAddr| {
         let builder = ReactorBuilder::new(Any::from(Qtk2)).config(Config::qtk());
@@ -271,7 +268,6 @@ fn their_client_comes_back_to_our_restarted_server_with_what_it_queued() {
 
 // ---- our client, their server ----
 
-#[test]
 fn our_calls_are_answered_by_their_echo_at_once_and_late() {
     for delay in [Duration::ZERO, Duration::from_millis(300)] {
         let addr = address_of_its_own();
@@ -286,7 +282,6 @@ fn our_calls_are_answered_by_their_echo_at_once_and_late() {
     }
 }
 
-#[test]
 fn our_client_hears_what_their_server_pushes() {
     let addr = address_of_its_own();
     let mut node = Node::server(addr, Duration::ZERO, 1);
@@ -300,7 +295,6 @@ fn our_client_hears_what_their_server_pushes() {
 }
 
 /// Their server closes a client that was silent for 30 s, whatever it says to it itself.
-#[test]
 fn our_pings_keep_their_server_from_giving_us_up_silent_or_talked_to() {
     let addr = address_of_its_own();
     let mut node = Node::server(addr, Duration::ZERO, SPEED);
@@ -324,7 +318,6 @@ fn our_pings_keep_their_server_from_giving_us_up_silent_or_talked_to() {
     assert_eq!(client.ask(move |cx| cx.conn(conn).unwrap().epoch()), 1);
 }
 
-#[test]
 fn our_client_comes_back_to_their_restarted_server_with_what_it_queued() {
     let addr = address_of_its_own();
     let node = Node::server(addr, Duration::ZERO, 1);
@@ -346,7 +339,6 @@ fn our_client_comes_back_to_their_restarted_server_with_what_it_queued() {
     assert_eq!(client.events.message(), b"last");
 }
 
-#[test]
 fn goodbye_of_either_side_is_seen_by_the_other() {
     let server = Running::server(Qtk2, Config::qtk(), Script::new());
     let mut node = Node::client(server.addr);
@@ -362,4 +354,47 @@ fn goodbye_of_either_side_is_seen_by_the_other() {
     let close = |conn: &mut Conn<'_, Any>| conn.close();
     client.ask(move |cx| close(&mut cx.conn(conn).unwrap()));
     node.expect("closed");
+}
+
+const TESTS: &[(&str, fn())] = &[
+    (
+        "their_client_gets_its_messages_echoed_under_their_ids",
+        their_client_gets_its_messages_echoed_under_their_ids,
+    ),
+    (
+        "their_client_gets_a_delayed_echo_from_a_timer",
+        their_client_gets_a_delayed_echo_from_a_timer,
+    ),
+    ("our_server_pushes_to_their_client", our_server_pushes_to_their_client),
+    (
+        "our_server_calls_their_client_which_answers_by_the_id",
+        our_server_calls_their_client_which_answers_by_the_id,
+    ),
+    (
+        "their_client_and_our_server_keep_a_silent_connection_up",
+        their_client_and_our_server_keep_a_silent_connection_up,
+    ),
+    (
+        "their_client_comes_back_to_our_restarted_server_with_what_it_queued",
+        their_client_comes_back_to_our_restarted_server_with_what_it_queued,
+    ),
+    (
+        "our_calls_are_answered_by_their_echo_at_once_and_late",
+        our_calls_are_answered_by_their_echo_at_once_and_late,
+    ),
+    ("our_client_hears_what_their_server_pushes", our_client_hears_what_their_server_pushes),
+    (
+        "our_pings_keep_their_server_from_giving_us_up_silent_or_talked_to",
+        our_pings_keep_their_server_from_giving_us_up_silent_or_talked_to,
+    ),
+    (
+        "our_client_comes_back_to_their_restarted_server_with_what_it_queued",
+        our_client_comes_back_to_their_restarted_server_with_what_it_queued,
+    ),
+    ("goodbye_of_either_side_is_seen_by_the_other", goodbye_of_either_side_is_seen_by_the_other),
+];
+
+fn main() -> ExitCode {
+    let missing = || missing_command("node", "nodejs").or_else(|| missing_command("npm", "npm"));
+    tools::run(missing, TESTS)
 }

@@ -6,9 +6,7 @@
 //! address in both neighbour tables: frames go out, and the other side drops them without a word. So
 //! neither system reports an error, as a blackhole route or an interface that is down would make it.
 //!
-//! Where namespaces can't be made (it takes Linux, root and `ip` of iproute2) a test prints why and
-//! passes, unless `LONGHAUL_NAMESPACES=required` is set.
-#![cfg(target_os = "linux")]
+//! Where namespaces can't be made (it takes Linux, root and `ip` of iproute2) the tests are ignored.
 #![allow(
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
@@ -24,7 +22,7 @@ mod common;
 use std::{
     fmt::Write as _,
     io::{BufRead, BufReader, Write},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitCode, Stdio},
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -33,7 +31,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::now;
+use common::{now, tools};
 use longhaul::{
     Client, ClientBuilder, CloseReason, CloseReport, Config, Conn, Context, Handler, Incident,
     Message, ReactorBuilder, Reconnect, Server, Timer, protocol::Native,
@@ -42,6 +40,9 @@ use longhaul::{
 const HEARTBEAT: Duration = Duration::from_millis(300);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 const USER_TIMEOUT: Duration = Duration::from_secs(1);
+/// TCP's own keepalive: first probe, interval, count; and all of it.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(2), Duration::from_secs(1), 4);
+const KEEPALIVE_TIME: Duration = Duration::from_secs(2 + 4);
 const BACKOFF_CAP: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
 /// What the client asks for `SO_SNDBUF`, so that an outage soon fills it.
@@ -72,11 +73,18 @@ fn settings(role: &str) -> Config {
         .reconnect(Reconnect::exponential(Duration::from_millis(50), BACKOFF_CAP))
         .offline_queue(1024 * 1024, 2 * DEADLINE)
         .no_tcp_keepalive();
-    if role.ends_with("user-timeout") {
+    let by_tcp = |config: &mut Config| {
         config
             .heartbeat(Duration::ZERO)
             .idle_timeout(Duration::ZERO)
             .tcp_user_timeout(USER_TIMEOUT);
+    };
+    if role.ends_with("user-timeout") {
+        by_tcp(&mut config);
+    } else if role.ends_with("keepalive") {
+        by_tcp(&mut config);
+        let (first, interval, count) = KEEPALIVE;
+        config.tcp_keepalive(first, interval, count);
     } else {
         config.heartbeat(HEARTBEAT).idle_timeout(IDLE_TIMEOUT);
     }
@@ -97,8 +105,7 @@ struct Teller {
 }
 
 fn tell(line: &str) {
-    // The name of the test that runs may stand on the line before.
-    let _ = std::io::stdout().lock().write_all(format!("\n@ {line}\n").as_bytes());
+    let _ = std::io::stdout().lock().write_all(format!("@ {line}\n").as_bytes());
 }
 
 impl Teller {
@@ -164,13 +171,10 @@ impl Handler for Teller {
     }
 }
 
-/// Not a test of its own: one of the two processes, which does what its standard input says until
-/// that ends.
-#[test]
-fn process_in_a_namespace() {
-    let Ok(role) = std::env::var(ROLE) else { return };
+/// One of the two processes, which does what its standard input says until that ends.
+fn process_in_a_namespace(role: &str) {
     let builder =
-        ReactorBuilder::new(Native).config(settings(&role)).stop_timeout(Duration::from_secs(10));
+        ReactorBuilder::new(Native).config(settings(role)).stop_timeout(Duration::from_secs(10));
     let lines = std::io::stdin().lines().map(|line| line.unwrap());
     if role.starts_with("server") {
         let server = Server::bind_with(SERVER, builder, Teller::default()).unwrap();
@@ -224,27 +228,19 @@ const CLIENT_MAC: &str = "02:00:00:00:00:02";
 const NO_MAC: &str = "02:00:00:00:00:ff";
 
 impl World {
-    /// `None`: this machine lets nobody make namespaces, and nobody says that it must.
-    fn new() -> Option<Self> {
+    fn new() -> Self {
+        Self::try_new().unwrap()
+    }
+
+    fn try_new() -> Result<Self, String> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         static BUILDING: Mutex<()> = Mutex::new(());
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let name = |side| format!("longhaul-{}-{number}-{side}", std::process::id());
         let world = Self { server: name("server"), client: name("client") };
         // One at a time: the first one mounts the directory of the names.
-        let building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
-        let built = world.build();
-        drop(building);
-        match built {
-            Ok(()) => Some(world),
-            Err(error) => {
-                let is_required =
-                    std::env::var("LONGHAUL_NAMESPACES").is_ok_and(|text| text == "required");
-                assert!(!is_required, "no namespaces here: {error}");
-                skipped(&error);
-                None
-            }
-        }
+        let _building = BUILDING.lock().unwrap_or_else(PoisonError::into_inner);
+        world.build().map(|()| world)
     }
 
     fn build(&self) -> Result<(), String> {
@@ -295,6 +291,38 @@ impl World {
         now()
     }
 
+    /// How many keepalive probes the system of a side has sent.
+    fn probes(&self, side: &str) -> u64 {
+        let namespace = if side == "client" { &self.client } else { &self.server };
+        let output = Command::new("ip")
+            .args(["netns", "exec", namespace, "cat", "/proc/net/netstat"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        // A line of names, and the line of their values.
+        let mut lines = text.lines().filter(|line| line.starts_with("TcpExt:"));
+        let (names, values) = (lines.next().unwrap(), lines.next().unwrap());
+        let place = names.split(' ').position(|name| name == "TCPKeepAlive").unwrap();
+        values.split(' ').nth(place).unwrap().parse().unwrap()
+    }
+
+    /// Waits until a side has sent as many probes; returns when it had not yet.
+    #[expect(clippy::disallowed_methods, reason = "nothing tells of a probe but a counter")]
+    fn until_probes(&self, side: &str, count: u64) -> Instant {
+        let deadline = now() + DEADLINE;
+        let mut before = now();
+        loop {
+            let look = now();
+            let probes = self.probes(side);
+            if probes >= count {
+                return before;
+            }
+            assert!(look < deadline, "{side}: {probes} probes, not {count}");
+            before = look;
+            std::thread::sleep(LOOK);
+        }
+    }
+
     /// Starts both, connected. `kind` tells which settings they run with.
     fn start(&self, kind: &str) -> (Process, Process) {
         let mut server = Process::start(&self.server, &format!("server{kind}"));
@@ -311,10 +339,6 @@ impl Drop for World {
         let _ = ip(&format!("netns del {}", self.server));
         let _ = ip(&format!("netns del {}", self.client));
     }
-}
-
-fn skipped(why: &str) {
-    let _ = writeln!(std::io::stderr(), "skipped, no namespaces here: {why}");
 }
 
 /// A line that a process told.
@@ -355,7 +379,6 @@ impl Process {
         let mut child = Command::new("ip")
             .args(["netns", "exec", namespace])
             .arg(test)
-            .args(["process_in_a_namespace", "--exact", "--nocapture"])
             .env(ROLE, role)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -439,7 +462,6 @@ impl Drop for Process {
 /// The silence was noticed for what it is, not too early and in time.
 fn assert_noticed(side: &str, cut: Instant, down: &Down) {
     let noticed = down.at.saturating_duration_since(cut);
-    eprintln!("{side}: {noticed:?} after the cut, after a silence of {:?}", down.silence);
     assert_eq!(down.reason, "idle-timeout", "{side}");
     assert!(down.silence.1 >= IDLE_TIMEOUT, "{side} gave up too early: {down:?}");
     let limit = IDLE_TIMEOUT + HEARTBEAT + ALLOWANCE;
@@ -453,9 +475,8 @@ fn all<'a>(lines: &'a [Line], word: &'a str) -> impl Iterator<Item = &'a Line> {
 
 // ---- the tests ----
 
-#[test]
 fn silence_is_noticed_by_both_sides_and_the_dialled_side_comes_back() {
-    let Some(world) = World::new() else { return };
+    let world = World::new();
     let (mut server, mut client) = world.start("");
     client.send(1, 100);
     server.until_got(0);
@@ -469,7 +490,6 @@ fn silence_is_noticed_by_both_sides_and_the_dialled_side_comes_back() {
         }
         let healed = world.heal();
         let back = client.next("up").at - healed;
-        println!("the dialled side is back {back:?} after the heal");
         assert!(back <= BACKOFF_CAP + CONNECT_TIMEOUT + ALLOWANCE, "back after {back:?}");
         // And it is of use.
         server.next("up");
@@ -481,9 +501,8 @@ fn silence_is_noticed_by_both_sides_and_the_dialled_side_comes_back() {
     assert_eq!(all(&told, "up").map(|line| line.number(2)).collect::<Vec<_>>(), [1, 2, 3]);
 }
 
-#[test]
 fn loss_in_one_direction_is_noticed_by_both_sides() {
-    let Some(world) = World::new() else { return };
+    let world = World::new();
     let (mut server, mut client) = world.start("");
     for deaf in ["client", "server"] {
         let cut = world.cut_way_to(deaf);
@@ -507,10 +526,9 @@ fn loss_in_one_direction_is_noticed_by_both_sides() {
     server.end();
 }
 
-#[test]
 fn message_of_any_moment_of_an_outage_is_delivered_once_or_counted() {
     const LONG: usize = 4096;
-    let Some(world) = World::new() else { return };
+    let world = World::new();
     let (mut server, mut client) = world.start("");
 
     let before = client.send(100, 100);
@@ -556,14 +574,12 @@ fn message_of_any_moment_of_an_outage_is_delivered_once_or_counted() {
     // What is neither delivered nor counted is what the system had taken, and that is as much as its
     // buffer holds.
     let lost = written - delivered;
-    println!("{accepted} accepted: {lost} lost in the system's buffer, {unsent} counted unsent");
     assert!(lost as usize * LONG <= TAKEN, "{lost} messages lost and not counted");
     assert!(unsent > 0, "the outage left nothing in the queue");
 }
 
-#[test]
 fn data_that_nobody_acknowledges_ends_a_connection_without_heartbeats() {
-    let Some(world) = World::new() else { return };
+    let world = World::new();
     let (mut server, mut client) = world.start("-user-timeout");
     client.send(1, 100);
     server.until_got(0);
@@ -571,7 +587,6 @@ fn data_that_nobody_acknowledges_ends_a_connection_without_heartbeats() {
     client.send(1, 100);
     let down = client.down();
     let noticed = down.at.saturating_duration_since(cut);
-    println!("client: {noticed:?} after the cut");
     assert_eq!(down.reason, "network-TimedOut");
     assert_eq!((down.written, down.unsent), (2, 0), "the system had taken the message");
     assert!(noticed >= USER_TIMEOUT / 2, "noticed after {noticed:?}");
@@ -582,4 +597,79 @@ fn data_that_nobody_acknowledges_ends_a_connection_without_heartbeats() {
     server.until_got(2);
     client.end();
     server.end();
+}
+
+fn keepalive_outlives_a_lost_probe() {
+    let world = World::new();
+    let (mut server, mut client) = world.start("-keepalive");
+    // By then all is acknowledged that was sent.
+    world.until_probes("client", 1);
+    world.cut();
+    world.until_probes("client", 2);
+    world.heal();
+    // This one is answered. By then the silence is longer than the user timeout.
+    world.until_probes("client", 3);
+    client.send(1, 100);
+    server.until_got(0);
+    for told in [client.end(), server.end()] {
+        assert_eq!(all(&told, "up").count(), 1, "{told:?}");
+    }
+}
+
+fn dead_peer_is_noticed_when_every_probe_was_lost() {
+    let world = World::new();
+    let (mut server, mut client) = world.start("-keepalive");
+    // Both hear the answer to their first probe, and nothing more.
+    let answered = ["client", "server"].map(|side| world.until_probes(side, 1));
+    let cut = world.cut();
+    let ends = [("client", client.down(), answered[0]), ("server", server.down(), answered[1])];
+    for (side, down, heard) in ends {
+        let noticed = down.at.saturating_duration_since(cut);
+        assert_eq!(down.reason, "network-TimedOut", "{side}");
+        let silence = down.at.saturating_duration_since(heard);
+        assert!(silence >= KEEPALIVE_TIME, "{side}: noticed after a silence of {silence:?}");
+        assert!(noticed <= KEEPALIVE_TIME + ALLOWANCE, "{side}: noticed after {noticed:?}");
+    }
+    client.end();
+    server.end();
+}
+
+const TESTS: &[(&str, fn())] = &[
+    (
+        "silence_is_noticed_by_both_sides_and_the_dialled_side_comes_back",
+        silence_is_noticed_by_both_sides_and_the_dialled_side_comes_back,
+    ),
+    (
+        "loss_in_one_direction_is_noticed_by_both_sides",
+        loss_in_one_direction_is_noticed_by_both_sides,
+    ),
+    (
+        "message_of_any_moment_of_an_outage_is_delivered_once_or_counted",
+        message_of_any_moment_of_an_outage_is_delivered_once_or_counted,
+    ),
+    (
+        "data_that_nobody_acknowledges_ends_a_connection_without_heartbeats",
+        data_that_nobody_acknowledges_ends_a_connection_without_heartbeats,
+    ),
+    ("keepalive_outlives_a_lost_probe", keepalive_outlives_a_lost_probe),
+    (
+        "dead_peer_is_noticed_when_every_probe_was_lost",
+        dead_peer_is_noticed_when_every_probe_was_lost,
+    ),
+];
+
+/// What is missing here, if anything is.
+fn missing() -> Option<String> {
+    if !cfg!(target_os = "linux") {
+        return Some("needs Linux".to_owned());
+    }
+    World::try_new().err().map(|error| format!("needs root and iproute2: {error}"))
+}
+
+fn main() -> ExitCode {
+    if let Ok(role) = std::env::var(ROLE) {
+        process_in_a_namespace(&role);
+        return ExitCode::SUCCESS;
+    }
+    tools::run(missing, TESTS)
 }
