@@ -4,6 +4,7 @@
 //! time, a random seed. [`system`] answers with mio and socket2, `sim` (in tests) with a simulated
 //! network and clock; the reactor above is the same code in both.
 
+mod resolver;
 #[cfg(test)]
 pub(crate) mod sim;
 pub(crate) mod system;

@@ -1,19 +1,17 @@
 //! The real network and clock: mio for readiness, socket2 for what a socket is set to.
 
 use std::{
-    collections::HashMap,
     hash::{BuildHasher, RandomState},
     io::{self, IoSlice, Read, Write},
-    net::{self, Shutdown, SocketAddr, ToSocketAddrs},
-    sync::{Arc, Mutex, PoisonError},
-    thread,
+    net::{self, Shutdown, SocketAddr},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use mio::{Events, Interest, Poll, net::TcpStream};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use super::{Answer, Event, ListenOptions, Net, StreamOptions, Token, Wake};
+use super::{Answer, Event, ListenOptions, Net, StreamOptions, Token, Wake, resolver::Resolver};
 use crate::core::moment::Moment;
 
 /// What mio's waker is registered under; no connection has it, and no listener but the 2³¹th where a
@@ -80,7 +78,7 @@ impl System {
 }
 
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
-fn clock() -> Instant {
+pub(super) fn clock() -> Instant {
     Instant::now()
 }
 
@@ -305,77 +303,4 @@ fn set_options(socket: &SockRef<'_>, options: &StreamOptions) -> io::Result<()> 
         socket.set_recv_buffer_size(bytes)?;
     }
     Ok(())
-}
-
-/// Looks names up, off the loop: the system has no non-blocking way to.
-///
-/// At most [`Resolver::THREADS`] names are looked up at a time, each by a thread that lives for as
-/// long as there are names waiting; the same name asked for twice is looked up once.
-#[derive(Debug, Default)]
-struct Resolver {
-    shared: Arc<Mutex<Lookups>>,
-}
-
-#[derive(Default)]
-struct Lookups {
-    waiting: HashMap<(String, u16), Vec<Answer>>,
-    queue: std::collections::VecDeque<(String, u16)>,
-    threads: usize,
-}
-
-impl std::fmt::Debug for Lookups {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lookups").field("threads", &self.threads).finish_non_exhaustive()
-    }
-}
-
-impl Resolver {
-    const THREADS: usize = 8;
-
-    fn resolve(&self, host: &str, port: u16, answer: Answer) {
-        let mut lookups = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (host.to_owned(), port);
-        let answers = lookups.waiting.entry(key.clone()).or_default();
-        answers.push(answer);
-        if answers.len() > 1 {
-            return;
-        }
-        lookups.queue.push_back(key);
-        if lookups.threads < Self::THREADS {
-            let shared = self.shared.clone();
-            let thread = thread::Builder::new().name("longhaul-resolver".into());
-            match thread.spawn(move || Self::work(&shared)) {
-                Ok(_) => lookups.threads += 1,
-                Err(error) if lookups.threads == 0 => {
-                    lookups.queue.clear();
-                    for answer in lookups.waiting.drain().flat_map(|(_, answers)| answers) {
-                        answer(Err(io::Error::new(error.kind(), error.to_string())));
-                    }
-                }
-                Err(error) => log::warn!("one thread less to resolve names on: {error}"),
-            }
-        }
-    }
-
-    fn work(shared: &Mutex<Lookups>) {
-        let lock = || shared.lock().unwrap_or_else(PoisonError::into_inner);
-        loop {
-            let key = {
-                let mut lookups = lock();
-                let Some(key) = lookups.queue.pop_front() else {
-                    lookups.threads -= 1;
-                    return;
-                };
-                key
-            };
-            let found = (key.0.as_str(), key.1).to_socket_addrs().map(Iterator::collect::<Vec<_>>);
-            let answers = lock().waiting.remove(&key).unwrap_or_default();
-            for answer in answers {
-                answer(match &found {
-                    Ok(addrs) => Ok(addrs.clone()),
-                    Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
-                });
-            }
-        }
-    }
 }
