@@ -458,7 +458,7 @@ impl Config {
     /// The interval of heartbeats on a protocol; `None`: off.
     pub(crate) fn heartbeat_for(&self, by: HeartbeatBy) -> Option<Duration> {
         let default = match self.idle_timeout {
-            Some(idle) if !idle.is_zero() => DEFAULT_HEARTBEAT.min(idle - idle / 3),
+            Some(idle) if !idle.is_zero() => DEFAULT_HEARTBEAT.min(idle.saturating_sub(idle / 3)),
             _ => DEFAULT_HEARTBEAT,
         };
         Self::beat(self.heartbeat, by, default).filter(|_| by != HeartbeatBy::Nobody)

@@ -64,6 +64,8 @@ pub(crate) struct Connection<P: Protocol, W, D> {
 
     greeting: Greeting,
     role: Role,
+    /// What the protocol says of itself, which is looked at for every message.
+    is_header_then_body: bool,
     /// The last request of the peer's that is handled.
     last_request: Option<P::Id>,
     /// What only a connection that comes to its end has.
@@ -138,7 +140,8 @@ pub(crate) enum CallRefusal {
 
 impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     pub(crate) fn new(protocol: P, role: Role, config: &Config, salt: u64, now: Moment) -> Self {
-        let greeting = Greeting::new(protocol.has_hello(), config);
+        let greeting = Greeting::new(&protocol, config);
+        let is_header_then_body = protocol.is_header_then_body();
         Self {
             protocol,
             read: ReadBuffer::default(),
@@ -148,6 +151,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             pushes: 0,
             greeting,
             role,
+            is_header_then_body,
             last_request: None,
             farewell: None,
             heartbeat: Heartbeat::new(now),
@@ -457,10 +461,15 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     // ---- what is sent ----
 
-    /// The longest body that may be sent, and whose limit that is.
+    /// The longest body that may be sent.
     #[inline]
-    pub(crate) fn body_limit(&self, config: &Config) -> (usize, LimitBy) {
-        self.greeting.body_limit(config.max_body.min(self.protocol.largest_body()))
+    pub(crate) const fn max_body(&self) -> usize {
+        self.greeting.max_body()
+    }
+
+    /// The longest body that may be sent, and whose limit that is.
+    pub(crate) const fn body_limit(&self) -> (usize, LimitBy) {
+        self.greeting.body_limit()
     }
 
     /// Queues a frame. If the format's encoder panics nothing is queued.
@@ -474,10 +483,10 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     ) {
         let (protocol, len) = (&mut self.protocol, body.as_slice().len());
         let queue = self.out.get_or_insert_with(|| pool.take());
-        if what.is_push() && !protocol.is_header_then_body() {
+        if what.is_push() && !self.is_header_then_body {
             let encode = |body: &[u8], out: &mut Vec<u8>| protocol.encode(head, body, out);
             queue.push_transformed(what, head.tag, body, encode);
-        } else if len < SHARE_BYTES || !protocol.is_header_then_body() {
+        } else if len < SHARE_BYTES || !self.is_header_then_body {
             queue.push(what, head.tag, len, |out| protocol.encode(head, body.as_slice(), out));
         } else if body.is_shared() || len > LARGE_FRAME {
             let encode = |out: &mut Vec<u8>| protocol.encode_header(head, len, out);
@@ -496,7 +505,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         frame: &Bytes,
         pool: &mut QueuePool,
     ) {
-        let original = if self.protocol.is_header_then_body() { None } else { Some(body) };
+        let original = if self.is_header_then_body { None } else { Some(body) };
         let queue = self.out.get_or_insert_with(|| pool.take());
         queue.push_encoded(tag, body.len(), frame, original);
     }

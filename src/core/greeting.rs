@@ -19,9 +19,9 @@ const FASTEST: Duration = Duration::from_secs(1);
 pub(crate) struct Greeting {
     /// The peer's hello came, or the format has none.
     is_done: bool,
-    /// Whether the limits are the peer's own words.
-    is_told: bool,
+    /// The longest body that may be sent, and whether that is the peer's limit.
     max_body: u32,
+    is_peers: bool,
     max_in_flight: u32,
     /// Whether the peer itself asks whether we are alive.
     is_probing: bool,
@@ -30,11 +30,12 @@ pub(crate) struct Greeting {
 
 impl Greeting {
     /// Before the peer has said anything.
-    pub(crate) fn new(has_hello: bool, config: &Config) -> Self {
+    pub(crate) fn new(protocol: &impl Protocol, config: &Config) -> Self {
+        let max_body = config.max_body.min(protocol.largest_body());
         Self {
-            is_done: !has_hello,
-            is_told: false,
-            max_body: u32::try_from(config.max_body).unwrap_or(u32::MAX),
+            is_done: !protocol.has_hello(),
+            max_body: u32::try_from(max_body).unwrap_or(u32::MAX),
+            is_peers: false,
             max_in_flight: u32::try_from(config.max_calls).unwrap_or(u32::MAX),
             is_probing: true,
             idle_timeout_ms: 0,
@@ -45,8 +46,8 @@ impl Greeting {
     pub(crate) const fn handle_hello(&mut self, hello: &Hello) {
         *self = Self {
             is_done: true,
-            is_told: true,
-            max_body: hello.max_body,
+            max_body: if hello.max_body < self.max_body { hello.max_body } else { self.max_body },
+            is_peers: hello.max_body < self.max_body,
             max_in_flight: hello.max_in_flight,
             is_probing: hello.heartbeat_ms > 0,
             idle_timeout_ms: hello.idle_timeout_ms,
@@ -59,11 +60,15 @@ impl Greeting {
         self.is_done
     }
 
-    /// The longest body that may be sent, where our own limit is `ours`, and whose limit that is.
+    /// The longest body that may be sent.
     #[inline]
-    pub(crate) const fn body_limit(&self, ours: usize) -> (usize, LimitBy) {
-        let peers = self.max_body as usize;
-        if self.is_told && peers < ours { (peers, LimitBy::Peer) } else { (ours, LimitBy::Us) }
+    pub(crate) const fn max_body(&self) -> usize {
+        self.max_body as usize
+    }
+
+    /// The longest body that may be sent, and whose limit that is.
+    pub(crate) const fn body_limit(&self) -> (usize, LimitBy) {
+        (self.max_body(), if self.is_peers { LimitBy::Peer } else { LimitBy::Us })
     }
 
     /// The most calls that may be in flight, where our own limit is `ours`.
@@ -122,7 +127,7 @@ mod tests {
     }
 
     fn greeted(heartbeat_ms: u32, idle_timeout_ms: u32) -> Greeting {
-        let mut greeting = Greeting::new(true, &Config::new());
+        let mut greeting = Greeting::new(&Native, &Config::new());
         greeting.handle_hello(&Hello::new(1000, 10, heartbeat_ms, idle_timeout_ms));
         greeting
     }
@@ -135,10 +140,13 @@ mod tests {
 
     #[test]
     fn peers_limits_hold_once_it_has_told_them() {
-        let greeting = Greeting::new(true, &Config::new());
-        assert_eq!(greeting.body_limit(5000), (5000, LimitBy::Us));
-        assert_eq!(greeted(0, 0).body_limit(5000), (1000, LimitBy::Peer));
-        assert_eq!(greeted(0, 0).body_limit(900), (900, LimitBy::Us));
+        let mut config = Config::new();
+        config.max_body(5000);
+        assert_eq!(Greeting::new(&Native, &config).body_limit(), (5000, LimitBy::Us));
+        assert_eq!(greeted(0, 0).body_limit(), (1000, LimitBy::Peer));
+        let mut greeting = Greeting::new(&Native, config.max_body(900));
+        greeting.handle_hello(&Hello::new(1000, 10, 0, 0));
+        assert_eq!(greeting.body_limit(), (900, LimitBy::Us));
         assert_eq!(greeted(0, 0).max_calls(4096), 10);
     }
 
@@ -180,7 +188,7 @@ mod tests {
 
     #[test]
     fn nobody_is_probed_before_its_hello() {
-        let rules = Greeting::new(true, &Config::new());
+        let rules = Greeting::new(&Native, &Config::new());
         assert_eq!(rules.rules(own_rules(&Native, true, &Config::new())).interval, None);
     }
 }

@@ -78,7 +78,7 @@ impl<P: Protocol> State<P> {
         self.begin_end(id, reason);
         let Self { slots, pool, .. } = self;
         if let Some(slot) = slots.get_mut(id.slot() as usize)
-            && !slot.io.is_eof
+            && !slot.io.is_eof()
         {
             slot.link.begin_farewell(pool, now);
         }
@@ -219,13 +219,13 @@ impl<H: Handler, N: Net> Engine<H, N> {
         }
         let is_idle = slot.link.requests_in_flight() == 0
             && slot.link.calls_in_flight() == 0
-            && (slot.io.is_eof || !slot.link.is_noticed());
+            && (slot.io.is_eof() || !slot.link.is_noticed());
         match slot.phase {
             Phase::Closing => {}
             Phase::Draining if is_idle => {}
             _ => return,
         }
-        if slot.io.is_eof {
+        if slot.io.is_eof() {
             self.state.abort(id, CloseReason::Closed);
         } else {
             self.linger(id);

@@ -170,9 +170,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
         self.begin_charged(conn, charged);
         if cell.is_waited_for() {
             match self.state.call(conn, body, timeout, Waiter::Cell(cell.clone())) {
-                Ok(call) => {
-                    if !cell.started(call) {
-                        self.state.give_up(conn, call, false);
+                Ok(id) => {
+                    if !cell.started(id) {
+                        self.state.give_up(conn, id, false);
                     }
                 }
                 Err((error, _)) => cell.end(Err(error)),

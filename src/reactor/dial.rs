@@ -392,7 +392,7 @@ impl<P: Protocol> State<P> {
         if let Some(dial) = &mut slot.dial {
             dial.redial = Redial::Open;
         }
-        let limit = slot.link.body_limit(&slot.profile.config);
+        let limit = slot.link.body_limit();
         self.shared.board.set_max_body(id.slot(), limit);
         self.publish(id);
         self.set_dial_alarm(id, at.saturating_duration_since(now));

@@ -4,7 +4,7 @@ use std::{io, sync::atomic::Ordering, time::Duration};
 
 use super::{
     net::{Net, SHORT_READ_DRAINS},
-    slot::{Phase, Waiter},
+    slot::{PeersEnd, Phase, Waiter},
     slots::State,
     turn::Engine,
 };
@@ -198,14 +198,14 @@ impl<H: Handler, N: Net> Engine<H, N> {
         match result {
             Ok(0) => {
                 slot.io.is_readable = false;
-                slot.io.is_eof = true;
+                slot.io.peers_end = PeersEnd::Read;
                 self.handle_eof(id);
                 Found::End
             }
             Ok(count) => {
                 // What is behind a short read is the end, if an event told of one.
                 slot.io.is_readable =
-                    !SHORT_READ_DRAINS || count == asked || slot.io.is_read_closed;
+                    !SHORT_READ_DRAINS || count == asked || slot.io.peers_end == PeersEnd::Told;
                 slot.link.handle_bytes(count, now);
                 self.state.stats.bytes_in += count as u64;
                 Found::Some

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    slot::{Phase, Slot, Waiter},
+    slot::{Phase, Waiter},
     slots::{Alarm, State},
 };
 use crate::{
@@ -37,23 +37,24 @@ impl<P: Protocol> State<P> {
         body: B,
     ) -> Result<(), (SendError, B)> {
         self.catch_up(id);
-        if self.get(id).is_some_and(Slot::must_keep) {
+        let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
+            return Err((SendError::Closed, body));
+        };
+        if slot.must_keep() {
             return self.keep(id, wire_id, body);
         }
         let (tag, len) = (body.tag().unwrap_or(0), body.as_slice().len());
-        let what = What::Push { is_caused: self.handling == Some(id) };
-        let mut body = Some(body);
-        let sent = self.queue(id, len, |slot, pool| {
-            let wire_id = wire_id.unwrap_or_else(|| slot.link.next_push_id());
-            let head = Head { tag, ..Head::new(slot.link.push_kind(), wire_id) };
-            if let Some(body) = body.take() {
-                slot.link.push_frame(&head, body, what, pool);
-            }
-        });
-        match (sent, body) {
-            (Err(error), Some(body)) => Err((error, body)),
-            _ => Ok(()),
+        if !slot.has_room(len) {
+            return Err((self.refuse(id, len), body));
         }
+        let what = What::Push { is_caused: self.handling == Some(id) };
+        let wire_id = wire_id.unwrap_or_else(|| slot.link.next_push_id());
+        let head = Head { tag, ..Head::new(slot.link.push_kind(), wire_id) };
+        slot.link.push_frame(&head, body, what, &mut self.pool);
+        if slot.note_push(&mut self.dirty) {
+            self.note_crossing(id);
+        }
+        Ok(())
     }
 
     /// Keeps a message for the next epoch of a dialled connection, or until what was kept for this one is
@@ -69,7 +70,7 @@ impl<P: Protocol> State<P> {
         let slot = &mut self.slots[id.slot() as usize];
         let is_up = slot.is_up();
         let (len, config) = (body.as_slice().len(), &slot.profile.config);
-        let (max, limit) = slot.link.body_limit(config);
+        let (max, limit) = slot.link.body_limit();
         if len > max {
             return Err((SendError::BodyTooLong { len, max, limit }, body));
         }
@@ -103,7 +104,7 @@ impl<P: Protocol> State<P> {
             }
             let Some(kept) = dial.offline.pop() else { break };
             let Tagged(tag, body) = kept.message;
-            if body.len() > slot.link.body_limit(config).0 {
+            if body.len() > slot.link.max_body() {
                 // The peer accepts less than it did when the message was taken.
                 self.note_undelivered(id, Tagged(tag, body));
                 continue;

@@ -5,7 +5,7 @@
 
 use std::{
     any::Any,
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     net::{SocketAddr, SocketAddrV4, SocketAddrV6},
     sync::{Arc, atomic::AtomicBool},
 };
@@ -99,10 +99,26 @@ pub(crate) struct Readiness {
     /// There may be something to read: an event said so, and no read has found the opposite.
     pub(crate) is_readable: bool,
     pub(crate) is_writable: bool,
-    /// The peer sends no more, as far as an event told.
-    pub(crate) is_read_closed: bool,
-    /// The end of what the peer sends was read.
-    pub(crate) is_eof: bool,
+    pub(crate) peers_end: PeersEnd,
+}
+
+/// The end of what the peer sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum PeersEnd {
+    #[default]
+    Unknown,
+    /// An event told of it; what is before it may still have to be read.
+    Told,
+    /// It was read.
+    Read,
+}
+
+impl Readiness {
+    /// Whether the peer sends no more, and all that it sent was read.
+    #[inline]
+    pub(crate) fn is_eof(self) -> bool {
+        self.peers_end == PeersEnd::Read
+    }
 }
 
 /// In which lists of the loop the connection is.
@@ -242,7 +258,7 @@ impl<P: Protocol> Slot<P> {
     pub(crate) fn can_read(&self) -> bool {
         self.phase.is_reading()
             && !self.epoch.is_paused
-            && !self.io.is_eof
+            && !self.io.is_eof()
             && self.link.is_intake_open(&self.profile.config)
             && self.link.has_request_room(&self.profile.config)
     }
@@ -253,8 +269,19 @@ impl<P: Protocol> Slot<P> {
     pub(crate) fn has_room(&self, len: usize) -> bool {
         let (config, queued) = (&self.profile.config, self.link.queued_cost());
         self.is_up()
-            && len <= self.link.body_limit(config).0
+            && len <= self.link.max_body()
             && (queued + len + FRAME_OVERHEAD <= config.hard_limit || queued == 0)
+    }
+
+    /// A frame was queued: it is to be flushed. Whether that brought the queue, or what the peer caused in
+    /// it, above its mark.
+    #[inline]
+    pub(crate) fn note_push(&mut self, dirty: &mut VecDeque<u32>) -> bool {
+        if !self.lists.is_dirty {
+            self.lists.is_dirty = true;
+            dirty.push_back(self.id.slot());
+        }
+        self.crosses_a_watermark()
     }
 
     /// Notes that the queue has grown. Whether that brought it, or what the peer caused in it, above

@@ -156,7 +156,7 @@ impl<P: Protocol> State<P> {
         let salt = self.rng.next();
         let protocol = profile.protocol.clone();
         let link = Link::new(protocol, role, &profile.config, salt, self.now);
-        board.set_max_body(slot, link.body_limit(&profile.config));
+        board.set_max_body(slot, link.body_limit());
         entry.insert(Slot {
             id,
             phase,
@@ -250,11 +250,7 @@ impl<P: Protocol> State<P> {
             return Err(self.refuse(id, len));
         }
         push(slot, pool);
-        if !slot.lists.is_dirty {
-            slot.lists.is_dirty = true;
-            dirty.push_back(id.slot());
-        }
-        if slot.crosses_a_watermark() {
+        if slot.note_push(dirty) {
             self.note_crossing(id);
         }
         Ok(())
@@ -265,7 +261,7 @@ impl<P: Protocol> State<P> {
     pub(crate) fn refuse(&mut self, id: ConnId, len: usize) -> SendError {
         let Some(slot) = self.get(id).filter(|slot| slot.is_up()) else { return SendError::Closed };
         let config = &slot.profile.config;
-        let (max, by) = slot.link.body_limit(config);
+        let (max, by) = slot.link.body_limit();
         if len > max {
             return SendError::BodyTooLong { len, max, limit: by };
         }
@@ -286,7 +282,7 @@ impl<P: Protocol> State<P> {
 
     /// The queue went above its high watermark, or what the peer caused in it did.
     #[cold]
-    fn note_crossing(&mut self, id: ConnId) {
+    pub(crate) fn note_crossing(&mut self, id: ConnId) {
         if let Some(slot) = self.get_mut(id) {
             slot.epoch.is_above_high |=
                 slot.link.queued_cost() > slot.profile.config.high_watermark;

@@ -13,7 +13,7 @@ use super::{
     commands::Command,
     net::{Event, Net, Token},
     read::Reader,
-    slot::{Phase, Told},
+    slot::{PeersEnd, Phase, Told},
     slots::{Alarm, State},
     sockets::SocketTable,
     stop::StopPhase,
@@ -276,7 +276,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
         let Some(slot) = found.filter(|slot| Token::from(slot.id) == event.token) else { return };
         let id = slot.id;
         slot.io.is_readable |= event.readable;
-        slot.io.is_read_closed |= event.read_closed;
+        if event.read_closed {
+            slot.io.peers_end = slot.io.peers_end.max(PeersEnd::Told);
+        }
         if !slot.phase.is_connected() {
             // What has arrived is read when the connection is open; no other event will tell of it.
             if slot.phase == Phase::Connecting && slot.is_dialled() {
@@ -357,7 +359,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         slot.epoch.number += 1;
         slot.epoch.told = Told::Up;
         // The peer's limits hold from now on, for other threads, too.
-        board.set_max_body(id.slot(), slot.link.body_limit(&slot.profile.config));
+        board.set_max_body(id.slot(), slot.link.body_limit());
         slot.publish(board);
         if slot.is_dialled() {
             self.state.stats.dialled += 1;
