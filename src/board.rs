@@ -1,22 +1,23 @@
 //! What other threads may know of a connection without asking the loop.
 //!
 //! One entry a slot, so that a [`Handle`](crate::Handle) can refuse at once what could not be
-//! sent: to a connection that is gone, or whose queue is full. The loop writes the state; `room`
-//! is written by both sides and always adds up:
+//! sent: to a connection that is gone, or whose queue is full. The loop writes the state; what is
+//! `used` is written by both sides and always adds up:
 //!
 //! ```text
-//! room = high watermark − what the loop holds queued − what was posted and not yet taken
+//! used = what the loop holds queued, as last published + what was posted and not yet taken
 //! ```
+//!
+//! What a post reserved is given back in the same step that publishes what became of it. So it is
+//! never counted as nothing in between, and a turn does not admit a second watermark's worth.
 
-use std::sync::{
-    OnceLock,
-    atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering},
-};
+use std::sync::OnceLock;
 
 use crate::{
     ConnId,
     error::{LimitBy, SendError},
     reactor::number::ReactorNumber,
+    sync::{AtomicI64, AtomicU32, AtomicU64, Ordering},
 };
 
 /// Entries of all slots, in chunks that grow and never move.
@@ -30,20 +31,35 @@ pub(crate) struct Board {
 /// Eight chunks have a length in common, that of the next eight is twice it. So what is not used
 /// yet is at most an eighth of what is.
 const ALIKE: usize = 8;
-/// The length of the first eight.
-const FIRST: usize = 128;
+/// The length of the first eight. In models it is one, as their atomics are large.
+const FIRST: usize = if cfg!(model) { 1 } else { 128 };
 /// As many as all slots need.
 const CHUNKS: usize = ALIKE * 14 + 1;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Entry {
     /// Generation, number of the reactor, and flags; see [`stamp`].
     state: AtomicU64,
-    room: AtomicI64,
+    used: AtomicI64,
+    /// How much may be used for messages and calls, in bytes with overhead.
+    capacity: AtomicU32,
     /// The longest body that may be sent, in bytes.
     max_body: AtomicU32,
     /// Whether that is the peer's limit.
     is_peers: AtomicU32,
+}
+
+// Not derived, as loom's atomics have no default.
+impl Default for Entry {
+    fn default() -> Self {
+        Self {
+            state: AtomicU64::new(0),
+            used: AtomicI64::new(0),
+            capacity: AtomicU32::new(0),
+            max_body: AtomicU32::new(0),
+            is_peers: AtomicU32::new(0),
+        }
+    }
 }
 
 /// The connection exists.
@@ -64,8 +80,8 @@ const fn stamp(id: ConnId) -> u64 {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Published {
     link: LinkState,
-    /// What may still be queued, as far as the loop knows.
-    room: i64,
+    /// What is queued, in bytes with overhead.
+    queued: i64,
 }
 
 /// How a connection is, to a sender.
@@ -90,10 +106,9 @@ impl LinkState {
 }
 
 impl Published {
-    /// Of `capacity`, which is the most that may be queued, `queued` is in use.
     #[inline]
-    pub(crate) fn new(link: LinkState, capacity: usize, queued: usize) -> Self {
-        Self { link, room: signed(capacity) - signed(queued) }
+    pub(crate) fn new(link: LinkState, queued: usize) -> Self {
+        Self { link, queued: signed(queued) }
     }
 }
 
@@ -129,26 +144,35 @@ impl Board {
         id
     }
 
-    /// The connection is gone; its share of the room goes with it.
+    /// The connection is gone; what it has queued goes with it.
     pub(crate) fn close(&self, id: ConnId, last: Published) {
-        self.publish(id, last, Published::default());
+        self.publish(id, last, Published::default(), 0, 0);
     }
 
-    /// Says how the connection is now, and was when it was last said.
-    pub(crate) fn publish(&self, id: ConnId, before: Published, now: Published) {
+    /// Says how the connection is now, and was when it was last said. Of what posts have reserved,
+    /// `released` is given back in the same step.
+    pub(crate) fn publish(
+        &self,
+        id: ConnId,
+        before: Published,
+        now: Published,
+        capacity: usize,
+        released: usize,
+    ) {
         let entry = self.entry_or_new(id.slot());
-        let difference = now.room - before.room;
+        let difference = now.queued - before.queued - signed(released);
         if difference != 0 {
-            entry.room.fetch_add(difference, Ordering::Relaxed);
+            entry.used.fetch_add(difference, Ordering::Relaxed);
         }
         if now.link != before.link {
+            entry.capacity.store(clamped(capacity), Ordering::Relaxed);
             entry.state.store(stamp(id) | now.link.flags(), Ordering::Release);
         }
     }
 
     pub(crate) fn set_max_body(&self, slot: u32, (max, by): (usize, LimitBy)) {
         let entry = self.entry_or_new(slot);
-        entry.max_body.store(u32::try_from(max).unwrap_or(u32::MAX), Ordering::Relaxed);
+        entry.max_body.store(clamped(max), Ordering::Relaxed);
         entry.is_peers.store(u32::from(by == LimitBy::Peer), Ordering::Relaxed);
     }
 
@@ -186,20 +210,21 @@ impl Board {
         if state & FULL != 0 {
             return Err(SendError::Full);
         }
+        let (cost, is_down) = (signed(cost), state & DOWN != 0);
+        let capacity = i64::from(entry.capacity.load(Ordering::Relaxed));
         // A connection that is up may take one message over its watermark; what is kept for one that
         // is down has to fit.
-        let least = if state & DOWN == 0 { 1 } else { signed(cost) };
-        if entry.room.fetch_sub(signed(cost), Ordering::Relaxed) < least {
-            entry.room.fetch_add(signed(cost), Ordering::Relaxed);
-            return Err(if state & DOWN == 0 { SendError::Full } else { SendError::Offline });
+        let most = if is_down { capacity - cost } else { capacity - 1 };
+        if entry.take(cost, most) {
+            return Ok(());
         }
-        Ok(())
+        Err(if is_down { SendError::Offline } else { SendError::Full })
     }
 
-    /// Gives back what [`reserve`](Self::reserve) took: the post was refused, or was taken.
+    /// Gives back what [`reserve`](Self::reserve) took, as the post was refused or found no connection.
     pub(crate) fn release(&self, slot: u32, cost: usize) {
         if let Some(entry) = self.entry(slot) {
-            entry.room.fetch_add(signed(cost), Ordering::Relaxed);
+            entry.used.fetch_sub(signed(cost), Ordering::Relaxed);
         }
     }
 
@@ -208,10 +233,10 @@ impl Board {
         self.reactor.get()
     }
 
-    /// The room that is left.
+    /// What is queued and posted.
     #[cfg(test)]
-    pub(crate) fn room(&self, slot: u32) -> i64 {
-        self.entry(slot).map_or(0, |entry| entry.room.load(Ordering::Relaxed))
+    pub(crate) fn used(&self, slot: u32) -> i64 {
+        self.entry(slot).map_or(0, |entry| entry.used.load(Ordering::Relaxed))
     }
 }
 
@@ -219,6 +244,13 @@ impl Entry {
     fn is_open(&self, id: ConnId) -> bool {
         let state = self.state.load(Ordering::Acquire);
         state & !FLAGS == stamp(id) && state & OPEN != 0
+    }
+
+    /// Uses `cost` more, if no more than `most` is used. A refusal leaves no trace, also not for a
+    /// moment: another thread could be refused because of it, and wait for room that is there.
+    fn take(&self, cost: i64, most: i64) -> bool {
+        let taken = |used: i64| (used <= most).then_some(used.saturating_add(cost));
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, taken).is_ok()
     }
 
     fn check_len(&self, len: usize) -> Result<(), SendError> {
@@ -245,17 +277,22 @@ fn signed(cost: usize) -> i64 {
     i64::try_from(cost).unwrap_or(i64::MAX / 4)
 }
 
-#[cfg(test)]
+/// A limit as an entry holds it; 4 GiB and more count as little less.
+fn clamped(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
+
+#[cfg(all(test, not(model)))]
 mod tests {
     use super::*;
     use crate::id::LAST_SLOT;
 
-    const UP: Published = Published { link: LinkState::Up, room: 100 };
+    const UP: Published = Published { link: LinkState::Up, queued: 0 };
 
     fn open(slot: u32, board: &Board) -> ConnId {
         let id = board.open(slot);
         board.set_max_body(slot, (1000, LimitBy::Us));
-        board.publish(id, Published::default(), UP);
+        board.publish(id, Published::default(), UP, 100, 0);
         id
     }
 
@@ -294,7 +331,7 @@ mod tests {
         assert!(!board.is_open(foreign) && !board.is_up(foreign));
         assert_eq!(board.check(foreign, 0), Err(SendError::Closed));
         assert_eq!(board.reserve(foreign, 0, 1), Err(SendError::Closed));
-        assert_eq!(board.room(0), 100);
+        assert_eq!(board.used(0), 0);
         assert_eq!(board.reserve(own, 0, 1), Ok(()));
     }
 
@@ -305,6 +342,7 @@ mod tests {
         assert_eq!(board.reserve(id, 0, 60), Ok(()));
         assert_eq!(board.reserve(id, 0, 60), Ok(()));
         assert_eq!(board.reserve(id, 0, 60), Err(SendError::Full));
+        assert_eq!(board.used(0), 120, "a refusal leaves no trace");
         board.release(0, 60);
         assert_eq!(board.reserve(id, 0, 60), Ok(()));
     }
@@ -313,10 +351,10 @@ mod tests {
     fn queue_above_its_watermark_refuses_until_it_is_below_the_low_one() {
         let board = Board::new(ReactorNumber::fixed(3));
         let id = open(0, &board);
-        let full = Published { link: LinkState::Full, room: 50 };
-        board.publish(id, UP, full);
+        let full = Published { link: LinkState::Full, queued: 50 };
+        board.publish(id, UP, full, 100, 0);
         assert_eq!(board.reserve(id, 0, 1), Err(SendError::Full));
-        board.publish(id, full, UP);
+        board.publish(id, full, UP, 100, 0);
         assert_eq!(board.reserve(id, 0, 1), Ok(()));
     }
 
@@ -324,8 +362,8 @@ mod tests {
     fn what_is_kept_for_a_connection_that_is_down_has_to_fit() {
         let board = Board::new(ReactorNumber::fixed(3));
         let id = open(0, &board);
-        let down = Published { link: LinkState::Down, room: 50 };
-        board.publish(id, UP, down);
+        let down = Published { link: LinkState::Down, queued: 0 };
+        board.publish(id, UP, down, 50, 0);
         assert!(board.is_open(id) && !board.is_up(id));
         assert_eq!(board.reserve(id, 0, 51), Err(SendError::Offline));
         assert_eq!(board.reserve(id, 0, 50), Ok(()));
@@ -333,17 +371,33 @@ mod tests {
     }
 
     #[test]
-    fn room_adds_up_over_the_generations_of_a_slot() {
+    fn what_a_post_reserved_is_used_until_what_became_of_it_is() {
+        let board = Board::new(ReactorNumber::fixed(3));
+        let id = open(0, &board);
+        board.reserve(id, 0, 60).unwrap();
+        board.reserve(id, 0, 60).unwrap();
+        // The loop took the first and queued it: one step, in which the use does not change.
+        let one = Published { link: LinkState::Up, queued: 60 };
+        board.publish(id, UP, one, 100, 60);
+        assert_eq!(board.used(0), 120);
+        assert_eq!(board.reserve(id, 0, 1), Err(SendError::Full));
+        // The second was written at once.
+        board.publish(id, one, one, 100, 60);
+        assert_eq!(board.used(0), 60);
+    }
+
+    #[test]
+    fn use_adds_up_over_the_generations_of_a_slot() {
         let board = Board::new(ReactorNumber::fixed(3));
         let old = open(0, &board);
         board.reserve(old, 0, 30).unwrap();
         board.close(old, UP);
         let new = open(0, &board);
-        assert_eq!(board.room(0), 70);
+        assert_eq!(board.used(0), 30);
         board.release(0, 30);
-        assert_eq!(board.room(0), 100);
+        assert_eq!(board.used(0), 0);
         board.close(new, UP);
-        assert_eq!(board.room(0), 0);
+        assert_eq!(board.used(0), 0);
     }
 
     #[test]
@@ -354,6 +408,6 @@ mod tests {
         let refused = board.reserve(id, 11, 1);
         let expected = SendError::BodyTooLong { len: 11, max: 10, limit: LimitBy::Peer };
         assert_eq!(refused, Err(expected));
-        assert_eq!(board.room(0), 100);
+        assert_eq!(board.used(0), 0);
     }
 }

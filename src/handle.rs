@@ -6,10 +6,7 @@ use std::{
     fmt, io,
     net::{SocketAddr, ToSocketAddrs},
     pin::Pin,
-    sync::{
-        Arc, Condvar, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, PoisonError},
     task::{Context as TaskContext, Poll},
     time::Duration,
 };
@@ -34,6 +31,7 @@ use crate::{
         send::as_call_error,
     },
     stats::SharedStats,
+    sync::{AtomicUsize, Ordering},
 };
 
 /// What the loop and its handles share.

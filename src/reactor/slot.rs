@@ -327,6 +327,11 @@ impl<P: Protocol> Slot<P> {
 
     /// Tells other threads how the connection is, if that has changed.
     pub(crate) fn publish(&mut self, board: &Board) {
+        self.settle(board, 0);
+    }
+
+    /// As [`publish`](Self::publish), and gives back what a post had reserved that was taken.
+    pub(crate) fn settle(&mut self, board: &Board, reserved: usize) {
         let config = &self.profile.config;
         let (link, capacity) = if self.is_down() {
             (LinkState::Down, config.high_watermark.min(config.offline_bytes))
@@ -338,9 +343,9 @@ impl<P: Protocol> Slot<P> {
             (LinkState::Up, config.high_watermark)
         };
         let kept = self.dial.as_ref().map_or(0, |dial| dial.offline.cost());
-        let now = Published::new(link, capacity, self.link.queued_cost() + kept);
-        if now != self.published {
-            board.publish(self.id, self.published, now);
+        let now = Published::new(link, self.link.queued_cost() + kept);
+        if now != self.published || reserved != 0 {
+            board.publish(self.id, self.published, now, capacity, reserved);
             self.published = now;
         }
     }

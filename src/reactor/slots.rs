@@ -291,12 +291,14 @@ impl<P: Protocol> State<P> {
         self.watch(id);
     }
 
-    /// What a command has reserved on the board is given back, once the loop has published what it holds.
+    /// What a command has reserved on the board is given back in the step that publishes what the loop
+    /// holds.
     #[inline]
     pub(crate) fn release_charge(&mut self) {
-        if let Some((conn, charged)) = self.charged.take() {
-            self.publish(conn);
-            self.shared.board.release(conn.slot(), charged);
+        let Some((conn, charged)) = self.charged.take() else { return };
+        match self.slots.get_mut(conn.slot() as usize).filter(|slot| slot.id == conn) {
+            Some(slot) => slot.settle(&self.shared.board, charged),
+            None => self.shared.board.release(conn.slot(), charged),
         }
     }
 

@@ -11,4 +11,5 @@ mod outages;
 mod rules;
 mod script;
 mod spin;
+mod threads;
 mod unsent;
