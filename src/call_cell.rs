@@ -7,6 +7,7 @@
 //! ```
 
 use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     task::{Context, Poll, Waker},
 };
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use crate::{
     CallId,
     bell::Bell,
-    error::CallError,
+    error::{CallError, panic_text},
     sync::{self, Mutex, lock},
 };
 
@@ -82,7 +83,7 @@ impl CallCell {
             match sleeper {
                 Sleeper::Nobody => {}
                 Sleeper::Thread(thread) => thread.unpark(),
-                Sleeper::Task(waker) => waker.wake(),
+                Sleeper::Task(waker) => wake(waker),
                 Sleeper::Bell(bell) => bell.mark(),
             }
         }
@@ -158,6 +159,14 @@ impl CallCell {
             State::Waiting { call, .. } => call,
             _ => None,
         }
+    }
+}
+
+/// Wakes a task. What a waker runs is the application's, so a panic in it costs its own call, whose
+/// task is not woken, and not the loop.
+fn wake(waker: Waker) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| waker.wake())) {
+        log::error!("the waker of a call panicked: {}", panic_text(&*panic));
     }
 }
 

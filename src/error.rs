@@ -3,11 +3,22 @@
 
 mod peer_text;
 
-use std::{borrow::Cow, error, fmt, io, time::Duration};
+use std::{any::Any, borrow::Cow, error, fmt, io, time::Duration};
 
 pub use self::peer_text::PeerText;
 pub(crate) use self::peer_text::Printable;
 use crate::{ConnId, ListenerId, protocol::DecodeError};
+
+/// The message of a panic.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
+    if let Some(text) = panic.downcast_ref::<&str>() {
+        (*text).to_owned()
+    } else if let Some(text) = panic.downcast_ref::<String>() {
+        text.clone()
+    } else {
+        "a value that is no text".to_owned()
+    }
+}
 
 /// The result of what can fail as a whole: building, listening, running.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

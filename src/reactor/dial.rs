@@ -366,7 +366,7 @@ impl<P: Protocol> State<P> {
                 None => backoff.failed(policy, no_sooner, rng),
             }));
             let delay = delay.unwrap_or_else(|panic| {
-                let text = super::turn::panic_text(&*panic);
+                let text = crate::error::panic_text(&*panic);
                 log::error!("connection {id}: the policy of redialling panicked: {text}");
                 self.stats.panics += 1;
                 None

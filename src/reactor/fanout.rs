@@ -11,9 +11,10 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{profile::Profile, slot::Slot, slots::State, turn::panic_text};
+use super::{profile::Profile, slot::Slot, slots::State};
 use crate::{
     ConnId, Tagged,
+    error::panic_text,
     handler::{Audience, Candidate},
     protocol::{Head, Protocol},
 };

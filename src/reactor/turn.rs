@@ -21,7 +21,7 @@ use super::{
 use crate::{
     CloseReason, Conn, ConnId, Context, Error, Handler, Incident, TimerId,
     core::{connection::Overdue, heartbeat::AWAY, moment::Moment, spin::Found},
-    error::{NetworkError, error_code},
+    error::{NetworkError, error_code, panic_text},
     handler::Timer,
     mailbox::Post,
 };
@@ -585,17 +585,6 @@ impl<H: Handler, N: Net> Engine<H, N> {
         assert_eq!(self.state.stats.calls_in_flight, calls as u64);
         assert_eq!(self.state.stats.connections, slots.len() as u64);
         assert!(wheel.len() >= timers, "a connection's timer is not in the wheel");
-    }
-}
-
-/// The message of a panic.
-pub(super) fn panic_text(panic: &(dyn Any + Send)) -> String {
-    if let Some(text) = panic.downcast_ref::<&str>() {
-        (*text).to_owned()
-    } else if let Some(text) = panic.downcast_ref::<String>() {
-        text.clone()
-    } else {
-        "a value that is no text".to_owned()
     }
 }
 

@@ -5,6 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -64,4 +65,28 @@ fn turn_admits_no_second_watermark_of_posts() {
     assert_eq!((first, second.load(Ordering::Relaxed)), (100, 0));
     // Nothing of it is left when all was written.
     assert_eq!(fleet.nodes[1].engine.state.shared.board.used(conn.slot()), 0);
+}
+
+#[test]
+fn panic_in_the_waker_of_a_call_does_not_end_the_loop() {
+    struct Bomb;
+    impl std::task::Wake for Bomb {
+        fn wake(self: Arc<Self>) {
+            panic!("the executor is gone");
+        }
+    }
+    let (mut fleet, conn) = pair(Echo, Echo, builder);
+    let handle = fleet.handle(1);
+    let second = Duration::from_secs(1);
+    let mut call = std::pin::pin!(handle.call_async(conn, "first", second));
+    let waker = std::task::Waker::from(Arc::new(Bomb));
+    assert!(call.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    fleet.run_for(second);
+    assert!(handle.is_up(conn));
+    let ended = call.poll(&mut Context::from_waker(std::task::Waker::noop()));
+    assert_eq!(ended, Poll::Ready(Ok("first".into())));
+    let mut next = std::pin::pin!(handle.call_async(conn, "next", second));
+    fleet.run_for(second);
+    let ended = next.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop()));
+    assert_eq!(ended, Poll::Ready(Ok("next".into())));
 }
