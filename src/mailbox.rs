@@ -1,5 +1,8 @@
 //! Commands from other threads: a bounded queue, and one wake for many.
 //!
+//! What ends something gets through although the queue is full; who posts it sees to its bound, which is
+//! in proportion to what exists (see `Shared::post_control`).
+//!
 //! Posting to a loop that is awake is a lock and a push, without a system call. A loop that wants
 //! to sleep says so first and looks into the queue once more after it; a poster pushes first and
 //! then asks whether the loop sleeps. So one of the two sees the other, and the first poster who
@@ -70,7 +73,9 @@ impl<T> Mailbox<T> {
             if queue.is_closed {
                 return Err(Refused::Closed);
             }
-            let is_full = queue.posts.len() >= self.max_len || queue.bytes + bytes > self.max_bytes;
+            // One body is taken, however long: else it would be refused for ever.
+            let has_room = queue.bytes == 0 || bytes <= self.max_bytes.saturating_sub(queue.bytes);
+            let is_full = queue.posts.len() >= self.max_len || !has_room;
             if is_full && !is_control {
                 return Err(Refused::Full);
             }
@@ -129,6 +134,12 @@ impl<T> Mailbox<T> {
 
     pub(crate) fn is_closed(&self) -> bool {
         lock(&self.queue).is_closed
+    }
+
+    /// How many posts wait.
+    #[cfg(all(test, not(model)))]
+    pub(crate) fn waiting(&self) -> usize {
+        lock(&self.queue).posts.len()
     }
 
     /// Whether something waits, at a glance: what is just being posted may be missed.
@@ -214,6 +225,18 @@ mod tests {
         mailbox.post_control(4).unwrap();
         assert_eq!(taken(&mailbox), [1, 2, 4]);
         mailbox.post(5, 100).unwrap();
+    }
+
+    #[test]
+    fn one_body_over_the_limit_is_taken_alone() {
+        let (mailbox, _) = mailbox(10, 100);
+        mailbox.post(1, 0).unwrap();
+        mailbox.post(2, 101).unwrap();
+        assert_eq!(mailbox.post(3, 1), Err(Refused::Full));
+        mailbox.post(3, 0).unwrap();
+        assert_eq!(taken(&mailbox), [1, 2, 3]);
+        mailbox.post(4, 1).unwrap();
+        assert_eq!(mailbox.post(5, 101), Err(Refused::Full));
     }
 
     #[test]

@@ -329,7 +329,10 @@ impl<P: Protocol> ReactorBuilder<P> {
     }
 
     /// The commands, and the bytes of bodies in them, that wait in the mailbox at most; more are
-    /// refused as full. Default: 65 536, 64 MiB.
+    /// refused as full. One body is taken even if it is longer than that. Default: 65 536, 64 MiB.
+    ///
+    /// What ends something waits beside them, in a number that is bounded by what exists: at most three
+    /// for a connection, one for a call, a deferred request or a name, and one to stop.
     #[must_use]
     pub const fn mailbox(mut self, commands: usize, bytes: usize) -> Self {
         self.mailbox_commands = commands;
