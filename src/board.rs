@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 use crate::{
     ConnId,
     error::{LimitBy, SendError},
-    reactor::number::ReactorNumber,
+    reactor::{close::CloseMode, number::ReactorNumber},
     sync::{AtomicI64, AtomicU32, AtomicU64, Ordering},
 };
 
@@ -38,7 +38,8 @@ const CHUNKS: usize = ALIKE * 14 + 1;
 
 #[derive(Debug)]
 struct Entry {
-    /// Generation, number of the reactor, and flags; see [`stamp`].
+    /// Generation, number of the reactor, and flags; see [`stamp`]. All but [`ENDS`] is written by the loop
+    /// alone.
     state: AtomicU64,
     used: AtomicI64,
     /// How much may be used for messages and calls, in bytes with overhead.
@@ -68,6 +69,13 @@ const OPEN: u64 = 1;
 const FULL: u64 = 2;
 /// It was dialled, and is not up.
 const DOWN: u64 = 4;
+/// What the loop says of the link.
+const LINK: u64 = OPEN | FULL | DOWN;
+/// The strictest end that was asked for: none, or one more than the [`CloseMode`].
+const ENDS: u64 = 3 << ENDS_SHIFT;
+const ENDS_SHIFT: u32 = 3;
+/// The loop holds it: it is open, or on its way to be closed.
+const HELD: u64 = 32;
 /// Where flags are.
 const FLAGS: u64 = 0xFF;
 
@@ -140,13 +148,14 @@ impl Board {
         let entry = self.entry_or_new(slot);
         let last = (entry.state.load(Ordering::Relaxed) >> 32) as u32;
         let id = ConnId::new(self.reactor.get(), slot, last.wrapping_add(1).max(1));
-        entry.state.store(stamp(id), Ordering::Release);
+        entry.state.store(stamp(id) | HELD, Ordering::Release);
         id
     }
 
     /// The connection is gone; what it has queued goes with it.
     pub(crate) fn close(&self, id: ConnId, last: Published) {
         self.publish(id, last, Published::default(), 0, 0);
+        self.entry_or_new(id.slot()).state.store(stamp(id), Ordering::Release);
     }
 
     /// Says how the connection is now, and was when it was last said. Of what posts have reserved,
@@ -166,7 +175,8 @@ impl Board {
         }
         if now.link != before.link {
             entry.capacity.store(clamped(capacity), Ordering::Relaxed);
-            entry.state.store(stamp(id) | now.link.flags(), Ordering::Release);
+            let state = |state| Some(state & !LINK | now.link.flags());
+            let _ = entry.state.fetch_update(Ordering::Release, Ordering::Relaxed, state);
         }
     }
 
@@ -199,6 +209,19 @@ impl Board {
     pub(crate) fn check(&self, id: ConnId, len: usize) -> Result<(), SendError> {
         let entry = self.entry(id.slot()).filter(|entry| entry.is_open(id));
         entry.ok_or(SendError::Closed)?.check_len(len)
+    }
+
+    /// Notes that an end of the connection is asked for. Whether that is news: the connection is not
+    /// gone, and no end as strict was asked for before. So what ends connections is bounded by the
+    /// connections that there are, at three posts each.
+    pub(crate) fn ask_end(&self, id: ConnId, mode: CloseMode) -> bool {
+        let Some(entry) = self.entry(id.slot()) else { return false };
+        let ask = (mode as u64 + 1) << ENDS_SHIFT;
+        let asked = |state: u64| {
+            let is_news = state & !FLAGS == stamp(id) && state & HELD != 0 && state & ENDS < ask;
+            is_news.then_some(state & !ENDS | ask)
+        };
+        entry.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, asked).is_ok()
     }
 
     /// Reserves room for a post of `cost` with a body of `len` bytes, or says why not.
@@ -398,6 +421,29 @@ mod tests {
         assert_eq!(board.used(0), 0);
         board.close(new, UP);
         assert_eq!(board.used(0), 0);
+    }
+
+    #[test]
+    fn end_is_news_once_for_each_stricter_mode_of_a_connection_that_is_there() {
+        let board = Board::new(ReactorNumber::fixed(3));
+        assert!(!board.ask_end(ConnId::new(3, 0, 1), CloseMode::Close), "there never was one");
+        let old = open(0, &board);
+        let ask = |id| {
+            [CloseMode::Drain, CloseMode::Drain, CloseMode::Close, CloseMode::Drain]
+                .map(|mode| board.ask_end(id, mode))
+        };
+        assert_eq!(ask(old), [true, false, true, false]);
+        // It is closing, and may still be dropped.
+        let closing = Published { link: LinkState::Closed, queued: 10 };
+        board.publish(old, UP, closing, 100, 0);
+        assert_eq!(ask(old), [false; 4]);
+        assert!(board.ask_end(old, CloseMode::Abort) && !board.ask_end(old, CloseMode::Abort));
+        board.close(old, closing);
+        let new = open(0, &board);
+        assert_eq!(ask(old), [false; 4]);
+        assert!(board.ask_end(new, CloseMode::Abort));
+        board.close(new, UP);
+        assert!(!board.ask_end(new, CloseMode::Abort), "it is gone");
     }
 
     #[test]

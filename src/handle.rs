@@ -43,6 +43,25 @@ pub(crate) struct Shared<P: Protocol> {
     blocked: AtomicUsize,
     /// Where they wait.
     pub(crate) bell: Arc<Bell>,
+    /// The stop that is posted and was not taken.
+    stop: Mutex<Option<StopAsk>>,
+}
+
+/// How long a stop may take, as the handles asked since the loop last looked.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct StopAsk {
+    /// Asked for the reactor's own stop timeout.
+    is_default: bool,
+    /// The shortest time that was named.
+    within: Option<Duration>,
+}
+
+impl StopAsk {
+    /// The strictest of what was asked.
+    pub(crate) fn timeout(self, default: Duration) -> Duration {
+        let default = self.is_default.then_some(default);
+        default.into_iter().chain(self.within).min().unwrap_or_default()
+    }
 }
 
 /// What a post costs beside its body, as charged to the mailbox and to the connection.
@@ -78,6 +97,7 @@ impl<P: Protocol> Shared<P> {
             stats: SharedStats::default(),
             blocked: AtomicUsize::new(0),
             bell: Arc::new(Bell::new()),
+            stop: Mutex::new(None),
         }
     }
 
@@ -118,7 +138,28 @@ impl<P: Protocol> Shared<P> {
         }
     }
 
-    /// Posts what ends something, and so must get through.
+    /// Asks for a stop, within the reactor's own stop timeout or a given one. One post at a time says
+    /// so, and carries the strictest of what was asked until the loop takes it.
+    fn ask_stop(&self, within: Option<Duration>) {
+        let mut stop = self.stop.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_posted = stop.is_some();
+        let ask = stop.get_or_insert_default();
+        ask.is_default |= within.is_none();
+        ask.within = ask.within.into_iter().chain(within).min();
+        if !is_posted {
+            let _ = self.post_control(Command::Stop);
+        }
+    }
+
+    /// The loop takes what was asked.
+    pub(crate) fn take_stop(&self) -> Option<StopAsk> {
+        self.stop.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Posts what ends something, and so must get through although the mailbox is full. There is a
+    /// bound all the same: such a post is for something that exists, and is made a given number of times
+    /// for it. Three for the end of a connection (one for each mode), one to cancel a call, one for each
+    /// deferred request, one for each look-up of a name, one to stop.
     pub(crate) fn post_control(&self, command: Command<P>) -> Result<(), SendError> {
         self.mailbox.post_control(command).map_err(|_| SendError::Stopped)
     }
@@ -315,8 +356,9 @@ impl<P: Protocol> Handle<P> {
         }
     }
 
-    /// Closes a connection for good, after what is queued was flushed. Closing one that is gone, or of
-    /// another reactor, does nothing.
+    /// Closes a connection for good, after what is queued was flushed. Closing one that is gone or of
+    /// another reactor, or again, does nothing and costs nothing. A stricter end
+    /// ([`drain`](Self::drain), `close`, [`abort`](Self::abort) in this order) gets through.
     pub fn close(&self, conn: ConnId) {
         self.post_close(conn, CloseMode::Close);
     }
@@ -332,7 +374,7 @@ impl<P: Protocol> Handle<P> {
     }
 
     fn post_close(&self, conn: ConnId, mode: CloseMode) {
-        if self.shared.find(conn).is_ok() {
+        if self.shared.board.ask_end(conn, mode) {
             // A reactor that has stopped has closed it.
             let _ = self.shared.post_control(Command::Close { conn, mode });
         }
@@ -501,12 +543,12 @@ impl<P: Protocol> Handle<P> {
     /// Stops the reactor: no new work, what is in flight finishes, what is queued is flushed, for up
     /// to the reactor's stop timeout. Returns at once.
     pub fn stop(&self) {
-        let _ = self.shared.post_control(Command::Stop { timeout: None });
+        self.shared.ask_stop(None);
     }
 
     /// As [`stop`](Self::stop), for up to `timeout`; zero: what is queued is dropped.
     pub fn stop_within(&self, timeout: Duration) {
-        let _ = self.shared.post_control(Command::Stop { timeout: Some(timeout) });
+        self.shared.ask_stop(Some(timeout));
     }
 
     /// Whether the reactor has stopped.

@@ -63,9 +63,8 @@ pub(crate) enum Command<P: Protocol> {
         round: u32,
         found: io::Result<Vec<SocketAddr>>,
     },
-    Stop {
-        timeout: Option<Duration>,
-    },
+    /// As the handles asked; see `Shared::ask_stop`.
+    Stop,
 }
 
 impl<H: Handler, N: Net> Engine<H, N> {
@@ -123,9 +122,11 @@ impl<H: Handler, N: Net> Engine<H, N> {
             Command::Resolved { conn, round, found } => {
                 self.context().on_resolved(conn, round, found);
             }
-            Command::Stop { timeout } => {
-                let timeout = timeout.unwrap_or(self.state.stop_timeout);
-                self.context().begin_stop(timeout);
+            Command::Stop => {
+                if let Some(ask) = self.state.shared.take_stop() {
+                    let timeout = ask.timeout(self.state.stop_timeout);
+                    self.context().begin_stop(timeout);
+                }
             }
         }
     }

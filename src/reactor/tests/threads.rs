@@ -68,6 +68,65 @@ fn turn_admits_no_second_watermark_of_posts() {
 }
 
 #[test]
+fn what_ends_something_is_posted_a_few_times_at_most() {
+    let (mut fleet, conn) = pair(Echo, Echo, || builder().mailbox(10, 1000));
+    let handle = fleet.handle(1);
+    let waiting = |fleet: &Fleet<Echo>| fleet.nodes[1].engine.state.shared.mailbox.waiting();
+    for _ in 0..1000 {
+        handle.drain(conn);
+        handle.close(conn);
+        handle.abort(conn);
+    }
+    assert_eq!(waiting(&fleet), 3);
+    fleet.run_for(Duration::from_secs(1));
+    for _ in 0..1000 {
+        handle.close(conn);
+        handle.close(ConnId::new(conn.reactor(), 5, 1));
+    }
+    assert_eq!(waiting(&fleet), 0, "the connection is gone");
+    for _ in 0..1000 {
+        handle.stop();
+        handle.stop_within(Duration::ZERO);
+    }
+    assert_eq!(waiting(&fleet), 1);
+    fleet.run_for(Duration::from_secs(1));
+    assert!(fleet.nodes[1].engine.is_stopped());
+}
+
+#[test]
+fn connection_that_closes_can_still_be_dropped_from_outside() {
+    let (mut fleet, conn) = pair(Echo, Echo, builder);
+    let (world, hosts) = (fleet.world.clone(), [0, 1].map(|node| fleet.nodes[node].host));
+    world.cut(hosts[0], hosts[1]);
+    let handle = fleet.handle(1);
+    for _ in 0..100 {
+        let _ = handle.send(conn, vec![0; 10_000]);
+    }
+    handle.close(conn);
+    fleet.run_for(Duration::from_millis(10));
+    assert!(!handle.is_open(conn) && fleet.nodes[1].engine.state.get(conn).is_some());
+    handle.abort(conn);
+    fleet.run_for(Duration::from_millis(10));
+    assert!(fleet.nodes[1].engine.state.get(conn).is_none());
+}
+
+#[test]
+fn stop_takes_the_strictest_of_what_was_asked() {
+    let (mut fleet, conn) = pair(Echo, Echo, || builder().stop_timeout(Duration::from_mins(1)));
+    let (world, hosts) = (fleet.world.clone(), [0, 1].map(|node| fleet.nodes[node].host));
+    world.cut(hosts[0], hosts[1]);
+    let handle = fleet.handle(1);
+    handle.send(conn, vec![0; 1_000_000]).unwrap();
+    handle.stop_within(Duration::from_secs(20));
+    handle.stop_within(Duration::from_secs(2));
+    handle.stop();
+    fleet.run_for(Duration::from_millis(1900));
+    assert!(!fleet.nodes[1].engine.is_stopped());
+    fleet.run_for(Duration::from_millis(200));
+    assert!(fleet.nodes[1].engine.is_stopped());
+}
+
+#[test]
 fn panic_in_the_waker_of_a_call_does_not_end_the_loop() {
     struct Bomb;
     impl std::task::Wake for Bomb {
