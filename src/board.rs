@@ -148,14 +148,15 @@ impl Board {
         let entry = self.entry_or_new(slot);
         let last = (entry.state.load(Ordering::Relaxed) >> 32) as u32;
         let id = ConnId::new(self.reactor.get(), slot, last.wrapping_add(1).max(1));
-        entry.state.store(stamp(id) | HELD, Ordering::Release);
+        // Swapped, not stored, as the others do: so all that is written here has one order.
+        entry.state.swap(stamp(id) | HELD, Ordering::Release);
         id
     }
 
     /// The connection is gone; what it has queued goes with it.
     pub(crate) fn close(&self, id: ConnId, last: Published) {
         self.publish(id, last, Published::default(), 0, 0);
-        self.entry_or_new(id.slot()).state.store(stamp(id), Ordering::Release);
+        self.entry_or_new(id.slot()).state.swap(stamp(id), Ordering::Release);
     }
 
     /// Says how the connection is now, and was when it was last said. Of what posts have reserved,
@@ -304,6 +305,9 @@ fn signed(cost: usize) -> i64 {
 fn clamped(bytes: usize) -> u32 {
     u32::try_from(bytes).unwrap_or(u32::MAX)
 }
+
+#[cfg(all(test, model))]
+mod models;
 
 #[cfg(all(test, not(model)))]
 mod tests {

@@ -32,9 +32,28 @@ pub(crate) struct CallCell {
 
 #[derive(Debug)]
 enum State {
-    Waiting { call: Option<CallId>, sleeper: Sleeper },
+    Waiting { step: Step, sleeper: Sleeper },
     Done(Outcome),
     Over,
+}
+
+/// How far the loop has come with a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Posted,
+    /// The loop is about to queue it.
+    TakenUp,
+    /// Queued, under this id.
+    Started(CallId),
+}
+
+impl Step {
+    const fn call(self) -> Option<CallId> {
+        match self {
+            Self::Started(id) => Some(id),
+            _ => None,
+        }
+    }
 }
 
 /// Who is to be roused.
@@ -49,7 +68,7 @@ enum Sleeper {
 
 impl CallCell {
     pub(crate) fn new() -> Self {
-        Self { state: Mutex::new(State::Waiting { call: None, sleeper: Sleeper::Nobody }) }
+        Self { state: Mutex::new(State::Waiting { step: Step::Posted, sleeper: Sleeper::Nobody }) }
     }
 
     // ---- the loop's side ----
@@ -57,17 +76,23 @@ impl CallCell {
     /// The call is queued under this id. False if nobody waits any more.
     pub(crate) fn started(&self, id: CallId) -> bool {
         match &mut *lock(&self.state) {
-            State::Waiting { call, .. } => {
-                *call = Some(id);
+            State::Waiting { step, .. } => {
+                *step = Step::Started(id);
                 true
             }
             _ => false,
         }
     }
 
-    /// Whether the waiter is still there.
-    pub(crate) fn is_waited_for(&self) -> bool {
-        matches!(&*lock(&self.state), State::Waiting { .. })
+    /// The loop is about to queue the call. False if nobody waits any more.
+    pub(crate) fn take_up(&self) -> bool {
+        match &mut *lock(&self.state) {
+            State::Waiting { step, .. } => {
+                *step = Step::TakenUp;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// The call has ended. Only the first end counts.
@@ -146,9 +171,24 @@ impl CallCell {
     /// The id of the call, once the loop has queued it and until it ends.
     pub(crate) fn call(&self) -> Option<CallId> {
         match &*lock(&self.state) {
-            State::Waiting { call, .. } => *call,
+            State::Waiting { step, .. } => step.call(),
             _ => None,
         }
+    }
+
+    /// Nobody waits any more, unless the loop has taken the call up. Whether that is so: then no byte of
+    /// it will be sent.
+    pub(crate) fn withdraw(&self) -> bool {
+        let mut state = lock(&self.state);
+        let before = match &*state {
+            State::Waiting { step: Step::Posted, .. } => {
+                std::mem::replace(&mut *state, State::Over)
+            }
+            _ => return false,
+        };
+        drop(state);
+        drop(before);
+        true
     }
 
     /// Nobody waits any more. The id under which the loop has the call, if it is in flight.
@@ -156,7 +196,7 @@ impl CallCell {
         // Its waker is dropped after the lock is released.
         let before = std::mem::replace(&mut *lock(&self.state), State::Over);
         match before {
-            State::Waiting { call, .. } => call,
+            State::Waiting { step, .. } => step.call(),
             _ => None,
         }
     }

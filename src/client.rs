@@ -155,11 +155,11 @@ impl<P: Protocol> Client<P> {
 
     /// Closes the connection, and where the reactor is the client's own stops it, within its stop
     /// timeout, and blocks until its thread has ended; says what was cut. Repeated, it returns the same
-    /// at once. On a reactor of another's it does not wait, and there is nothing to say yet.
+    /// at once, an error, too. On a reactor of another's it does not wait, and there is nothing to say yet.
     ///
     /// # Errors
     ///
-    /// The loop failed, or this is its own thread.
+    /// The loop failed, or its thread [panicked](Error::Panicked), or this is that thread.
     pub fn stop(&self) -> Result<DrainReport, Error> {
         if let Some(worker) = &self.worker {
             return worker.stop();

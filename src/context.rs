@@ -12,6 +12,7 @@ use std::{
 use crate::{
     Body, Bytes, CallError, CallId, Config, ConnId, ConnStats, DrainReport, Error, Handle, Handler,
     ListenerId, Message, Reply, Responder, SendError, Stats, Tagged, Target, TimerId,
+    error::{listening_addrs, named},
     handler::Audience,
     protocol::{Correlation, Head, Kind, Protocol},
     reactor::{
@@ -103,7 +104,10 @@ impl<P: Protocol> Context<'_, P> {
     /// # Errors
     ///
     /// As [`listen_with`](Self::listen_with).
-    pub fn listen(&mut self, addr: impl ToSocketAddrs) -> Result<(ListenerId, SocketAddr), Error> {
+    pub fn listen(
+        &mut self,
+        addr: impl ToSocketAddrs + fmt::Debug,
+    ) -> Result<(ListenerId, SocketAddr), Error> {
         let profile = self.state.profiles.defaults().clone();
         self.listen_with(addr, &profile.protocol, &profile.config)
     }
@@ -113,10 +117,10 @@ impl<P: Protocol> Context<'_, P> {
     ///
     /// # Errors
     ///
-    /// The settings can't work, or no address could be bound.
+    /// The settings can't work; or no address could be bound, with the last one that was tried.
     pub fn listen_with(
         &mut self,
-        addr: impl ToSocketAddrs,
+        addr: impl ToSocketAddrs + fmt::Debug,
         protocol: &P,
         config: &Config,
     ) -> Result<(ListenerId, SocketAddr), Error> {
@@ -125,13 +129,13 @@ impl<P: Protocol> Context<'_, P> {
             return Err(Error::Stopped);
         }
         let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "no address to listen on");
-        for addr in addr.to_socket_addrs()? {
+        for addr in listening_addrs(&addr)? {
             let bind = |sockets: &mut dyn Sockets, id, options: &ListenOptions| {
                 sockets.listen(id, addr, options)
             };
             match self.open_listener(protocol, config, bind) {
                 Ok(listening) => return Ok(listening),
-                Err(error) => last = error,
+                Err(error) => last = named(addr, &error),
             }
         }
         Err(last.into())

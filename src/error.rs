@@ -3,7 +3,13 @@
 
 mod peer_text;
 
-use std::{any::Any, borrow::Cow, error, fmt, io, time::Duration};
+use std::{
+    any::Any,
+    borrow::Cow,
+    error, fmt, io,
+    net::{SocketAddr, ToSocketAddrs},
+    time::Duration,
+};
 
 pub use self::peer_text::PeerText;
 pub(crate) use self::peer_text::Printable;
@@ -39,6 +45,50 @@ pub enum Error {
     OnLoopThread,
     /// The mailbox is full.
     Full,
+    /// A blocking method was called on a reactor that no thread has run yet, and none began to within
+    /// 5 s. Nothing was done, and nothing will be.
+    NotRunning,
+    /// A closure that was put to the loop panicked, or the loop's thread did; with the panic's message.
+    Panicked(String),
+}
+
+impl Error {
+    /// The same error once more, for who asks again.
+    pub(crate) fn again(&self) -> Self {
+        match self {
+            Self::Io(error) => Self::Io(match error.raw_os_error() {
+                Some(code) => io::Error::from_raw_os_error(code),
+                None => io::Error::new(error.kind(), error.to_string()),
+            }),
+            Self::Config(error) => Self::Config(error.clone()),
+            Self::Address(text) => Self::Address(text.clone()),
+            Self::Panicked(text) => Self::Panicked(text.clone()),
+            Self::Stopped => Self::Stopped,
+            Self::OnLoopThread => Self::OnLoopThread,
+            Self::Full => Self::Full,
+            Self::NotRunning => Self::NotRunning,
+        }
+    }
+}
+
+/// An error of the system that names what it is about, and keeps its kind.
+pub(crate) fn named(what: impl fmt::Display, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{what}: {error}"))
+}
+
+/// The addresses to listen on; an error names what was given.
+pub(crate) fn listening_addrs(
+    addr: &(impl ToSocketAddrs + fmt::Debug),
+) -> io::Result<Vec<SocketAddr>> {
+    match addr.to_socket_addrs() {
+        Ok(addrs) => Ok(addrs.collect()),
+        // What is neither of the two forms.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            let text = format!("{addr:?} is no address, expected ip:port or host:port");
+            Err(io::Error::new(error.kind(), text))
+        }
+        Err(error) => Err(named(format_args!("{addr:?}"), &error)),
+    }
 }
 
 impl error::Error for Error {
@@ -63,6 +113,8 @@ impl fmt::Display for Error {
             Self::Stopped => f.write_str("the reactor has stopped"),
             Self::OnLoopThread => f.write_str("blocking call on the reactor's own thread"),
             Self::Full => f.write_str("the mailbox is full"),
+            Self::NotRunning => f.write_str("no thread runs the reactor"),
+            Self::Panicked(text) => write!(f, "panicked: {text}"),
         }
     }
 }
@@ -167,44 +219,49 @@ impl fmt::Display for SendError {
 
 /// How a call ended without a reply.
 ///
-/// [`fate`](Self::fate) tells whether the peer may have handled the request.
+/// [`fate`](Self::fate) tells whether the peer may have handled the request, and
+/// [`is_transient`](Self::is_transient) whether it makes sense to try again. Both hold where a call may
+/// simply be made again.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum CallError {
-    /// The peer answered with an error.
+    /// The peer answered with an error. Transient if the peer was busy or draining, or too late; else
+    /// the application knows.
     Remote {
         /// What the peer says: see [`error_code`] for those below 256, the rest is the application's.
         code: u32,
         /// The reason as text; may be empty.
         text: String,
     },
-    /// No answer within the call's timeout.
+    /// No answer within the call's timeout. Transient.
     Timeout {
         /// Whether the request may have left.
         fate: Fate,
     },
-    /// The caller gave up.
+    /// The caller gave up. Transient.
     Cancelled {
         /// Whether the request may have left.
         fate: Fate,
     },
-    /// The connection ended, or was down.
+    /// The connection ended, or was down. Transient unless this side ended it for good; a dialled
+    /// connection comes back. An accepted one does not, and the next call on it ends as closed, which is
+    /// not transient.
     Disconnected {
         /// Why.
         reason: CloseReason,
         /// Whether the request may have left.
         fate: Fate,
     },
-    /// The peer takes no new requests.
+    /// The peer takes no new requests. Transient: it will close, and a dialled connection comes back.
     PeerDraining,
-    /// As many calls as allowed are in flight on this connection.
+    /// As many calls as allowed are in flight on this connection. Transient.
     TooManyInFlight {
         /// The limit, ours or the peer's, whichever is lower.
         limit: usize,
     },
-    /// The queue for this connection, or the mailbox, is full.
+    /// The queue for this connection, or the mailbox, is full. Transient.
     QueueFull,
-    /// The body is longer than a limit.
+    /// The body is longer than a limit. Not transient.
     BodyTooLong {
         /// Bytes of the body.
         len: usize,
@@ -213,16 +270,19 @@ pub enum CallError {
         /// Whose limit it is.
         limit: LimitBy,
     },
-    /// The protocol has no calls.
+    /// The protocol has no calls. Not transient.
     NoCalls {
         /// Its name.
         protocol: &'static str,
     },
-    /// Every call number of this epoch was used.
+    /// Every call number of this epoch was used. Not transient.
     IdsExhausted,
-    /// A blocking call on the reactor's own thread, which would wait for itself.
+    /// A blocking call on the reactor's own thread, which would wait for itself. Not transient.
     OnLoopThread,
-    /// The reactor stopped.
+    /// A blocking call on a reactor that no thread has run yet, and none began to within 5 s or the
+    /// call's timeout. The request is not sent, also not later. Transient.
+    NotRunning,
+    /// The reactor stopped. Not transient.
     Stopped {
         /// Whether the request may have left.
         fate: Fate,
@@ -258,7 +318,46 @@ impl CallError {
             | Self::BodyTooLong { .. }
             | Self::NoCalls { .. }
             | Self::IdsExhausted
-            | Self::OnLoopThread => Fate::NotSent,
+            | Self::OnLoopThread
+            | Self::NotRunning => Fate::NotSent,
+        }
+    }
+
+    /// Whether the same call may succeed if it is made again later, on the same connection. It says
+    /// nothing of whether that is safe: see [`fate`](Self::fate).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use longhaul::{CallError, Fate};
+    ///
+    /// /// Whether to call again without asking what the request does.
+    /// fn may_retry(error: &CallError) -> bool {
+    ///     error.is_transient() && error.fate() == Fate::NotSent
+    /// }
+    /// assert!(may_retry(&CallError::QueueFull));
+    /// assert!(!may_retry(&CallError::Timeout { fate: Fate::MaybeSent }));
+    /// assert!(!may_retry(&CallError::NoCalls { protocol: "length" }));
+    /// ```
+    pub const fn is_transient(&self) -> bool {
+        match self {
+            Self::Remote { code, .. } => {
+                matches!(*code, error_code::BUSY | error_code::DRAINING | error_code::EXPIRED)
+            }
+            Self::Disconnected { reason, .. } => {
+                !matches!(reason, CloseReason::Closed | CloseReason::Aborted | CloseReason::Stopped)
+            }
+            Self::Timeout { .. }
+            | Self::Cancelled { .. }
+            | Self::PeerDraining
+            | Self::TooManyInFlight { .. }
+            | Self::QueueFull
+            | Self::NotRunning => true,
+            Self::BodyTooLong { .. }
+            | Self::NoCalls { .. }
+            | Self::IdsExhausted
+            | Self::OnLoopThread
+            | Self::Stopped { .. } => false,
         }
     }
 }
@@ -286,6 +385,7 @@ impl fmt::Display for CallError {
             Self::NoCalls { protocol } => write!(f, "the protocol {protocol} has no calls"),
             Self::IdsExhausted => f.write_str("every call id of this connection was used"),
             Self::OnLoopThread => f.write_str("blocking call on the reactor's own thread"),
+            Self::NotRunning => f.write_str("no thread runs the reactor"),
             Self::Stopped { fate } => write!(f, "the reactor stopped ({fate})"),
         }
     }
@@ -337,6 +437,8 @@ pub enum CloseReason {
     SlowConsumer {
         /// What was queued, in bytes, overhead included.
         queued: usize,
+        /// What did not fit beside it, in bytes, overhead included.
+        refused: usize,
         /// The hard limit, in bytes.
         limit: usize,
     },
@@ -428,9 +530,10 @@ impl fmt::Display for CloseReason {
             Self::Aborted => f.write_str("aborted"),
             Self::Stopped => f.write_str("the reactor stopped"),
             Self::Panicked(text) => write!(f, "a callback panicked: {text}"),
-            Self::SlowConsumer { queued, limit } => {
-                write!(f, "slow consumer: {queued} bytes queued, the limit is {limit}")
-            }
+            Self::SlowConsumer { queued, refused, limit } => write!(
+                f,
+                "slow consumer: {queued} bytes queued, {refused} more pass the limit of {limit}"
+            ),
             Self::WriteStalled(limit) => write!(f, "the peer took no byte for {limit:?}"),
             Self::IdleTimeout(limit) => write!(f, "nothing received for {limit:?}"),
             Self::HelloTimeout(limit) => write!(f, "no hello within {limit:?}"),
@@ -610,7 +713,7 @@ pub enum Incident {
         /// Which listener.
         listener: ListenerId,
         /// The address of the peer.
-        peer: std::net::SocketAddr,
+        peer: SocketAddr,
         /// The limit that is reached: connections in all, or of one address.
         limit: usize,
     },
@@ -644,7 +747,7 @@ pub enum Incident {
         /// Which listener accepted it; `None` if the application brought the socket.
         listener: Option<ListenerId>,
         /// The address of the peer.
-        peer: std::net::SocketAddr,
+        peer: SocketAddr,
         /// Why.
         reason: CloseReason,
     },
@@ -702,6 +805,49 @@ impl fmt::Display for Incident {
                 write!(f, "{listener} is drained: {report}")
             }
             Self::Panicked { callback, text } => write!(f, "{callback} panicked: {text}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn address_that_is_none_is_named_with_what_was_expected() {
+        let error = listening_addrs(&"localhost").unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
+        let expected = "\"localhost\" is no address, expected ip:port or host:port";
+        assert_eq!(error.to_string(), expected);
+    }
+
+    #[test]
+    fn only_what_time_can_mend_is_transient() {
+        let fate = Fate::NotSent;
+        let disconnected = |reason| CallError::Disconnected { reason, fate };
+        let remote = |code| CallError::Remote { code, text: String::new() };
+        for error in [
+            CallError::Timeout { fate: Fate::MaybeSent },
+            CallError::PeerDraining,
+            CallError::TooManyInFlight { limit: 1 },
+            CallError::QueueFull,
+            CallError::NotRunning,
+            disconnected(CloseReason::PeerClosed),
+            remote(error_code::BUSY),
+        ] {
+            assert!(error.is_transient(), "{error}");
+        }
+        for error in [
+            CallError::BodyTooLong { len: 2, max: 1, limit: LimitBy::Peer },
+            CallError::NoCalls { protocol: "length" },
+            CallError::IdsExhausted,
+            CallError::OnLoopThread,
+            CallError::Stopped { fate },
+            disconnected(CloseReason::Closed),
+            remote(error_code::FAILED),
+            remote(700),
+        ] {
+            assert!(!error.is_transient(), "{error}");
         }
     }
 }

@@ -2,9 +2,10 @@
 
 use std::{
     any::Any,
-    cell::Cell,
+    collections::VecDeque,
     fmt, io,
     net::{SocketAddr, ToSocketAddrs},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::Pin,
     sync::{Arc, Condvar, Mutex, PoisonError},
     task::{Context as TaskContext, Poll},
@@ -20,8 +21,9 @@ use crate::{
     board::Board,
     call_cell::{CallCell, Outcome},
     core::write_queue::FRAME_OVERHEAD,
-    error::Fate,
-    mailbox::{Mailbox, Refused},
+    error::{Fate, listening_addrs, named, panic_text},
+    gate::Gate,
+    mailbox::{Mailbox, Post, Refused},
     protocol::{Native, Protocol},
     reactor::{
         close::CloseMode,
@@ -31,7 +33,7 @@ use crate::{
         send::as_call_error,
     },
     stats::SharedStats,
-    sync::{AtomicUsize, Ordering},
+    sync::{AtomicU64, AtomicUsize, Ordering},
 };
 
 /// What the loop and its handles share.
@@ -43,6 +45,10 @@ pub(crate) struct Shared<P: Protocol> {
     blocked: AtomicUsize,
     /// Where they wait.
     pub(crate) bell: Arc<Bell>,
+    /// Where threads wait for what a turn may bring.
+    pub(crate) gate: Gate,
+    /// The number of the thread that ran the last turn, or runs this one.
+    runner: AtomicU64,
     /// The stop that is posted and was not taken.
     stop: Mutex<Option<StopAsk>>,
 }
@@ -65,23 +71,56 @@ impl StopAsk {
 }
 
 /// What a post costs beside its body, as charged to the mailbox and to the connection.
-const POST_OVERHEAD: usize = FRAME_OVERHEAD;
+pub(crate) const POST_OVERHEAD: usize = FRAME_OVERHEAD;
 
-thread_local! {
-    /// The reactor whose turn runs on this thread: its shared part's address; 0: none.
-    static RUNNING: Cell<usize> = const { Cell::new(0) };
+/// How long a blocking method waits for a reactor that no thread has run yet.
+const PATIENCE: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 5000 });
+
+/// In the place of a thread's number: no thread has run the reactor yet.
+const NOBODY: u64 = 0;
+/// No thread has yet, but one is about to.
+const SOON: u64 = u64::MAX;
+
+/// A number for this thread, which no other thread of the process has, or had.
+fn this_thread() -> u64 {
+    static LAST: Mutex<u64> = Mutex::new(NOBODY);
+    thread_local! {
+        static NUMBER: u64 = {
+            let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
+            *last += 1;
+            *last
+        };
+    }
+    // A thread that ends runs no reactor any more.
+    NUMBER.try_with(|number| *number).unwrap_or(SOON - 1)
 }
 
-/// Runs a part of a reactor's loop, so that blocking calls to it are refused meanwhile.
-pub(crate) fn on_loop<P: Protocol, T>(shared: &Arc<Shared<P>>, run: impl FnOnce() -> T) -> T {
-    struct Restore(usize);
-    impl Drop for Restore {
-        fn drop(&mut self) {
-            RUNNING.set(self.0);
+/// Why a method may not block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unheard {
+    OnLoopThread,
+    NotRunning,
+    Stopped,
+}
+
+impl From<Unheard> for Error {
+    fn from(why: Unheard) -> Self {
+        match why {
+            Unheard::OnLoopThread => Self::OnLoopThread,
+            Unheard::NotRunning => Self::NotRunning,
+            Unheard::Stopped => Self::Stopped,
         }
     }
-    let _restore = Restore(RUNNING.replace(Arc::as_ptr(shared).addr()));
-    run()
+}
+
+impl From<Unheard> for CallError {
+    fn from(why: Unheard) -> Self {
+        match why {
+            Unheard::OnLoopThread => Self::OnLoopThread,
+            Unheard::NotRunning => Self::NotRunning,
+            Unheard::Stopped => Self::Stopped { fate: Fate::NotSent },
+        }
+    }
 }
 
 impl<P: Protocol> Shared<P> {
@@ -97,8 +136,44 @@ impl<P: Protocol> Shared<P> {
             stats: SharedStats::default(),
             blocked: AtomicUsize::new(0),
             bell: Arc::new(Bell::new()),
+            gate: Gate::new(),
+            runner: AtomicU64::new(NOBODY),
             stop: Mutex::new(None),
         }
+    }
+
+    /// This thread runs the reactor from now on, if only for one turn.
+    pub(crate) fn begin_run(&self) {
+        let thread = this_thread();
+        if self.runner.load(Ordering::Relaxed) != thread {
+            self.runner.store(thread, Ordering::Relaxed);
+            self.gate.open();
+        }
+    }
+
+    /// Takes no more commands, and gives back those that wait.
+    pub(crate) fn close(&self) -> VecDeque<Post<Command<P>>> {
+        let posts = self.mailbox.close();
+        self.gate.open();
+        posts
+    }
+
+    /// Whether this thread runs the reactor, or ran its last turn.
+    pub(crate) fn is_on_loop(&self) -> bool {
+        self.runner.load(Ordering::Relaxed) == this_thread()
+    }
+
+    /// Whether this thread may block until the loop does something. Waits for a reactor that nobody runs
+    /// yet, for up to `patience`.
+    fn may_block(&self, patience: Duration) -> Result<(), Unheard> {
+        let heard = || match self.runner.load(Ordering::Relaxed) {
+            NOBODY if self.mailbox.is_closed() => Some(Err(Unheard::Stopped)),
+            NOBODY => None,
+            runner if runner != this_thread() => Some(Ok(())),
+            _ if self.mailbox.is_closed() => Some(Err(Unheard::Stopped)),
+            _ => Some(Err(Unheard::OnLoopThread)),
+        };
+        heard().or_else(|| self.gate.wait(patience, heard)).unwrap_or(Err(Unheard::NotRunning))
     }
 
     /// Blocks the thread until the call has ended.
@@ -321,9 +396,7 @@ impl<P: Protocol> Handle<P> {
         body: impl Body,
         timeout: Duration,
     ) -> Result<(u32, Bytes), CallError> {
-        if self.is_on_loop() {
-            return Err(CallError::OnLoopThread);
-        }
+        self.shared.may_block(timeout.min(PATIENCE))?;
         let cell = self.post_call(conn, body, timeout)?;
         self.shared.wait(&cell)
     }
@@ -389,11 +462,11 @@ impl<P: Protocol> Handle<P> {
     /// own thread.
     pub fn listen(
         &self,
-        addr: impl ToSocketAddrs,
+        addr: impl ToSocketAddrs + fmt::Debug,
         protocol: &P,
         config: &Config,
     ) -> Result<(ListenerId, SocketAddr), Error> {
-        let addrs: Vec<_> = addr.to_socket_addrs()?.collect();
+        let addrs = listening_addrs(&addr)?;
         let (protocol, config) = (protocol.clone(), config.clone());
         self.ask(move |cx| cx.listen_with(&*addrs, &protocol, &config))?
     }
@@ -459,17 +532,18 @@ impl<P: Protocol> Handle<P> {
         config: &Config,
     ) -> Result<ConnId, Error> {
         let (protocol, config) = (protocol.clone(), config.clone());
+        let name = target.to_string();
         self.put(move |cx: &mut Context<'_, P>, asker| {
             match cx.connect_target(target, &protocol, &config) {
                 Ok(conn) => cx.state.awaited.push((
                     conn,
                     Box::new(move |failure: Option<CloseReason>| {
-                        asker.answer(Some(
-                            failure.map_or(Ok(conn), |why| Err(Error::Io(why.into()))),
-                        ));
+                        asker.answer(failure.map_or(Ok(conn), |why| {
+                            Err(Error::Io(named(name, &io::Error::from(why))))
+                        }));
                     }),
                 )),
-                Err(error) => asker.answer(Some(Err(error))),
+                Err(error) => asker.answer(Err(error)),
             }
         })?
     }
@@ -512,13 +586,23 @@ impl<P: Protocol> Handle<P> {
     ///
     /// # Errors
     ///
-    /// The reactor has stopped, the mailbox is full, or this is the reactor's own thread, which would
-    /// wait for itself.
+    /// [`Panicked`](Error::Panicked): the closure did; the reactor goes on. [`Stopped`](Error::Stopped)
+    /// and [`Full`](Error::Full): the closure was not run, as the reactor has stopped, or its mailbox is
+    /// full. [`OnLoopThread`](Error::OnLoopThread): this thread would wait for itself.
+    /// [`NotRunning`](Error::NotRunning): no thread has begun to run the reactor within 5 s, and the
+    /// closure is not run.
     pub fn ask<T: Send + 'static>(
         &self,
         closure: impl FnOnce(&mut Context<'_, P>) -> T + Send + 'static,
     ) -> Result<T, Error> {
-        self.put(move |cx, asker| asker.answer(Some(closure(cx))))
+        self.put(move |cx, asker| match catch_unwind(AssertUnwindSafe(|| closure(cx))) {
+            Ok(value) => asker.answer(value),
+            Err(panic) => {
+                asker.tell(Answer::Panicked(panic_text(&*panic)));
+                // The loop counts it, as it does every panic of a callback.
+                resume_unwind(panic);
+            }
+        })
     }
 
     /// Puts a question to the loop, and blocks until it is answered, now or later.
@@ -526,18 +610,20 @@ impl<P: Protocol> Handle<P> {
         &self,
         question: impl FnOnce(&mut Context<'_, P>, Asker<T>) + Send + 'static,
     ) -> Result<T, Error> {
-        if self.is_on_loop() {
-            return Err(Error::OnLoopThread);
-        }
-        let answer = Arc::new(Question { answer: Mutex::new(Poll::Pending), told: Condvar::new() });
-        // Answers with nothing if it is dropped: the closure was never run, or panicked.
-        let asker = Asker(answer.clone());
+        self.shared.may_block(PATIENCE)?;
+        let answer = Arc::new(Question { answer: Mutex::new(None), told: Condvar::new() });
+        // Answers with nothing if it is dropped: the closure was never run.
+        let asker = Asker(Some(answer.clone()));
         let closure = move |_: &mut dyn Any, cx: &mut Context<'_, P>| question(cx, asker);
         self.post_run(Box::new(closure)).map_err(|error| match error {
             SendError::MailboxFull => Error::Full,
             _ => Error::Stopped,
         })?;
-        answer.wait().ok_or(Error::Stopped)
+        match answer.wait() {
+            Answer::Value(value) => Ok(value),
+            Answer::Panicked(text) => Err(Error::Panicked(text)),
+            Answer::Nothing => Err(Error::Stopped),
+        }
     }
 
     /// Stops the reactor: no new work, what is in flight finishes, what is queued is flushed, for up
@@ -577,9 +663,14 @@ impl<P: Protocol> Handle<P> {
         self.shared.board.number()
     }
 
-    /// Whether the reactor's turn runs on this thread.
+    /// Whether this thread runs the reactor, or ran its last turn.
     pub(crate) fn is_on_loop(&self) -> bool {
-        RUNNING.get() == Arc::as_ptr(&self.shared).addr()
+        self.shared.is_on_loop()
+    }
+
+    /// A thread is about to run the reactor, for which a blocking method may wait without an end.
+    pub(crate) fn expect_run(&self) {
+        self.shared.runner.store(SOON, Ordering::Relaxed);
     }
 }
 
@@ -615,8 +706,16 @@ impl<P: Protocol> PendingCall<P> {
     ///
     /// As [`Handle::call`].
     pub fn wait(mut self) -> Result<Bytes, CallError> {
-        if RUNNING.get() == Arc::as_ptr(&self.shared).addr() {
-            return Err(CallError::OnLoopThread);
+        if let Ok(cell) = &self.state
+            && let Err(why) = self.shared.may_block(PATIENCE)
+        {
+            match why {
+                // It was posted already, and ends with the reactor.
+                Unheard::Stopped => {}
+                // The loop has just taken it.
+                Unheard::NotRunning if !cell.withdraw() => {}
+                _ => return Err(why.into()),
+            }
         }
         match std::mem::replace(&mut self.state, Err(None)) {
             Ok(cell) => self.shared.wait(&cell).map(|(_, body)| body),
@@ -666,42 +765,167 @@ impl<P: Protocol> fmt::Debug for PendingCall<P> {
 
 /// Where a thread waits for the answer of a closure.
 struct Question<T> {
-    /// Ready with nothing: there is none.
-    answer: Mutex<Poll<Option<T>>>,
+    answer: Mutex<Option<Answer<T>>>,
     told: Condvar,
 }
 
+/// What became of a closure.
+enum Answer<T> {
+    Value(T),
+    Panicked(String),
+    /// It was not run.
+    Nothing,
+}
+
 impl<T> Question<T> {
-    fn wait(&self) -> Option<T> {
+    fn wait(&self) -> Answer<T> {
         let mut answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            if let Poll::Ready(answer) = &mut *answer {
-                return answer.take();
+            match answer.take() {
+                Some(answer) => return answer,
+                None => answer = self.told.wait(answer).unwrap_or_else(PoisonError::into_inner),
             }
-            answer = self.told.wait(answer).unwrap_or_else(PoisonError::into_inner);
         }
     }
 }
 
-/// The side of a question that answers it, at the latest when it is dropped.
-struct Asker<T>(Arc<Question<T>>);
+/// The side of a question that answers it, at the latest when it is dropped. The first answer counts.
+struct Asker<T>(Option<Arc<Question<T>>>);
 
 impl<T> Asker<T> {
-    fn answer(self, value: Option<T>) {
-        self.tell(value);
+    fn answer(self, value: T) {
+        self.tell(Answer::Value(value));
     }
 
-    fn tell(&self, value: Option<T>) {
-        let mut answer = self.0.answer.lock().unwrap_or_else(PoisonError::into_inner);
-        if answer.is_pending() {
-            *answer = Poll::Ready(value);
-            self.0.told.notify_one();
+    fn tell(mut self, answer: Answer<T>) {
+        self.tell_once(answer);
+    }
+
+    fn tell_once(&mut self, answer: Answer<T>) {
+        if let Some(question) = self.0.take() {
+            *question.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+            question.told.notify_one();
         }
     }
 }
 
 impl<T> Drop for Asker<T> {
     fn drop(&mut self) {
-        self.tell(None);
+        self.tell_once(Answer::Nothing);
+    }
+}
+
+#[cfg(all(test, not(model)))]
+mod tests {
+    use std::{sync::mpsc::channel, thread};
+
+    use super::*;
+    use crate::{Conn, Message, Reactor};
+
+    struct Deaf;
+
+    impl Handler for Deaf {
+        type Protocol = Native;
+
+        fn on_message(&mut self, _: &mut Conn<'_, Native>, _: Message<'_, Native>) {}
+    }
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    fn connect(reactor: &mut Reactor<Deaf>) -> ConnId {
+        let (_, addr) = reactor.listen("127.0.0.1:0").expect("a port is free");
+        reactor.connect(addr).expect("an address")
+    }
+
+    #[test]
+    fn blocking_method_on_a_reactor_that_nobody_runs_fails_and_leaves_nothing() {
+        let mut reactor = Reactor::new(Deaf).unwrap();
+        let conn = connect(&mut reactor);
+        let handle = reactor.handle();
+        assert!(matches!(handle.ask(|_| ()), Err(Error::NotRunning)));
+        let listening = handle.listen("127.0.0.1:0", &Native, &Config::new());
+        assert!(matches!(listening, Err(Error::NotRunning)));
+        let refused = handle.call(conn, "now", Duration::from_millis(1)).unwrap_err();
+        assert_eq!((&refused, refused.fate()), (&CallError::NotRunning, Fate::NotSent));
+        assert_eq!(handle.shared.mailbox.waiting(), 0);
+        // One that was posted before is withdrawn.
+        let call = handle.call_async(conn, "later", LONG);
+        assert_eq!(call.wait(), Err(CallError::NotRunning));
+        reactor.turn(Some(Duration::ZERO)).unwrap();
+        assert_eq!(reactor.stats().calls_in_flight, 0);
+        assert_eq!(handle.shared.board.used(conn.slot()), 0);
+    }
+
+    #[test]
+    fn blocking_method_waits_for_a_thread_that_begins_to_run_the_reactor() {
+        let mut reactor = Reactor::new(Deaf).unwrap();
+        let handle = reactor.handle();
+        handle.expect_run();
+        let (begin, started) = channel();
+        let asking = thread::spawn({
+            let handle = handle.clone();
+            move || {
+                begin.send(()).unwrap();
+                handle.ask(|_| 7)
+            }
+        });
+        started.recv().unwrap();
+        let running = thread::spawn(move || reactor.run());
+        assert_eq!(asking.join().unwrap().unwrap(), 7);
+        handle.stop();
+        running.join().unwrap().unwrap();
+        assert!(matches!(handle.ask(|_| ()), Err(Error::Stopped)));
+    }
+
+    #[test]
+    fn reactor_that_is_dropped_before_it_ran_has_stopped() {
+        let handle = Reactor::new(Deaf).unwrap().handle();
+        assert!(matches!(handle.ask(|_| ()), Err(Error::Stopped)));
+    }
+
+    #[test]
+    fn thread_that_ran_the_last_turn_may_not_block() {
+        let mut reactor = Reactor::new(Deaf).unwrap();
+        let conn = connect(&mut reactor);
+        let handle = reactor.handle();
+        reactor.turn(Some(Duration::ZERO)).unwrap();
+        assert!(matches!(handle.ask(|_| ()), Err(Error::OnLoopThread)));
+        assert_eq!(handle.call(conn, "", LONG), Err(CallError::OnLoopThread));
+        assert_eq!(handle.call_async(conn, "", LONG).wait(), Err(CallError::OnLoopThread));
+        let moved = thread::spawn(move || {
+            reactor.turn(Some(Duration::ZERO)).unwrap();
+            reactor.run()
+        });
+        // From its first turn there on.
+        while matches!(handle.ask(|_| ()), Err(Error::OnLoopThread)) {
+            thread::yield_now();
+        }
+        assert_eq!(handle.ask(|_| 7).unwrap(), 7);
+        handle.stop();
+        moved.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn turn_of_another_reactor_does_not_hide_whose_thread_it_is() {
+        let (mut outer, mut inner) = (Reactor::new(Deaf).unwrap(), Reactor::new(Deaf).unwrap());
+        let (handle, of_inner) = (outer.handle(), inner.handle());
+        let (tell, told) = channel();
+        let asking = handle.clone();
+        of_inner.run(move |_| tell.send(asking.ask(|_| ())).unwrap()).unwrap();
+        handle.run(move |_| _ = inner.turn(Some(Duration::ZERO)).unwrap()).unwrap();
+        outer.turn(Some(Duration::ZERO)).unwrap();
+        assert!(matches!(told.recv().unwrap(), Err(Error::OnLoopThread)));
+    }
+
+    #[test]
+    fn closure_that_panics_tells_its_asker_so() {
+        let mut reactor = Reactor::new(Deaf).unwrap();
+        let handle = reactor.handle();
+        let running = thread::spawn(move || reactor.run());
+        let asked = handle.ask(|_| -> u8 { panic!("no answer to {}", 42) });
+        assert!(matches!(asked, Err(Error::Panicked(text)) if text == "no answer to 42"));
+        assert_eq!(handle.ask(|cx| cx.stats().panics).unwrap(), 1);
+        handle.stop();
+        running.join().unwrap().unwrap();
     }
 }

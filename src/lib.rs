@@ -44,6 +44,7 @@ mod config;
 mod context;
 mod core;
 mod error;
+mod gate;
 mod handle;
 mod handler;
 mod id;

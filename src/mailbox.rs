@@ -137,7 +137,7 @@ impl<T> Mailbox<T> {
     }
 
     /// How many posts wait.
-    #[cfg(all(test, not(model)))]
+    #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         lock(&self.queue).posts.len()
     }

@@ -1,6 +1,7 @@
 //! A listening reactor on a thread of its own.
 
 use std::{
+    fmt,
     net::{SocketAddr, ToSocketAddrs},
     ops::Deref,
 };
@@ -54,7 +55,7 @@ impl<P: Protocol> Server<P> {
     /// # Errors
     ///
     /// No address could be bound, or the system refuses a thread or a poll descriptor.
-    pub fn bind<H>(addr: impl ToSocketAddrs, handler: H) -> Result<Self, Error>
+    pub fn bind<H>(addr: impl ToSocketAddrs + fmt::Debug, handler: H) -> Result<Self, Error>
     where
         P: Default,
         H: Handler<Protocol = P> + Send,
@@ -68,7 +69,7 @@ impl<P: Protocol> Server<P> {
     ///
     /// As [`bind`](Self::bind), or the settings can't work.
     pub fn bind_with<H>(
-        addr: impl ToSocketAddrs,
+        addr: impl ToSocketAddrs + fmt::Debug,
         builder: ReactorBuilder<P>,
         handler: H,
     ) -> Result<Self, Error>
@@ -96,11 +97,11 @@ impl<P: Protocol> Server<P> {
     }
 
     /// Stops gracefully, within the reactor's stop timeout, and blocks until its thread has ended;
-    /// says what was cut. Repeated, it returns the same at once.
+    /// says what was cut. Repeated, it returns the same at once, an error, too.
     ///
     /// # Errors
     ///
-    /// The loop failed, or this is its own thread.
+    /// The loop failed, or its thread [panicked](Error::Panicked), or this is that thread.
     pub fn stop(&self) -> Result<DrainReport, Error> {
         self.worker.stop()
     }

@@ -170,7 +170,9 @@ fn past_the_hard_limit_a_slow_consumer_is_cut_with_an_exact_report() {
         }
     }
     match server.events.end_of(id) {
-        CloseReason::SlowConsumer { queued, limit } => {
+        CloseReason::SlowConsumer { queued, refused, limit } => {
+            assert_eq!(refused, 4 * KIB + 32);
+            assert!(queued + refused > limit, "{queued} + {refused} fits into {limit}");
             assert_eq!(limit, 256 * KIB);
             assert!(queued <= limit && queued + 5 * KIB > limit, "{queued}");
         }

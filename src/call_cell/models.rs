@@ -17,7 +17,7 @@ use crate::{
     sync::Ordering,
 };
 
-const NUMBER: u64 = 7;
+const CALL: CallId = CallId::new(1, 7);
 
 /// The reply, the timeout and the close of the connection.
 fn ends() -> [Outcome; 3] {
@@ -181,7 +181,7 @@ fn given_up(started: fn(&CallCell) -> bool, reply: bool) {
         let of_loop = {
             let (cell, table) = (cell.clone(), table.clone());
             thread::spawn(move || {
-                if !cell.is_waited_for() {
+                if !cell.take_up() {
                     return;
                 }
                 table.enter();
@@ -193,26 +193,26 @@ fn given_up(started: fn(&CallCell) -> bool, reply: bool) {
                 }
             })
         };
-        if let Some(number) = cell.abandon() {
-            assert_eq!(number, NUMBER);
+        if let Some(call) = cell.abandon() {
+            assert_eq!(call, CALL);
             table.take();
         }
         of_loop.join().unwrap();
         let entered = table.entered.load(Ordering::SeqCst);
         assert_eq!(table.taken.load(Ordering::SeqCst), entered, "left in the table");
-        assert_eq!(cell.number(), None);
+        assert_eq!(cell.call(), None);
         assert!(matches!(*lock(&cell.state), State::Over));
     });
 }
 
 #[test]
 fn call_that_is_given_up_leaves_the_table_once() {
-    given_up(|cell| cell.started(NUMBER), false);
+    given_up(|cell| cell.started(CALL), false);
 }
 
 #[test]
 fn call_that_is_given_up_against_its_reply_leaves_the_table_once() {
-    given_up(|cell| cell.started(NUMBER), true);
+    given_up(|cell| cell.started(CALL), true);
 }
 
 #[test]
@@ -220,11 +220,48 @@ fn call_that_is_given_up_against_its_reply_leaves_the_table_once() {
 fn start_that_does_not_see_the_waiter_gone_is_caught() {
     given_up(
         |cell| {
-            cell.started(NUMBER);
+            cell.started(CALL);
             true
         },
         false,
     );
+}
+
+/// The waiter withdraws the call while the loop takes it up.
+fn withdrawn(withdraw: fn(&CallCell) -> bool) {
+    loom::model(move || {
+        let cell = Arc::new(CallCell::new());
+        let of_loop = {
+            let cell = cell.clone();
+            thread::spawn(move || {
+                // What is entered is sent.
+                let is_entered = cell.take_up();
+                if is_entered {
+                    cell.started(CALL);
+                }
+                is_entered
+            })
+        };
+        let is_withdrawn = withdraw(&cell);
+        assert_ne!(is_withdrawn, of_loop.join().unwrap(), "sent and withdrawn, or neither");
+    });
+}
+
+#[test]
+fn call_is_withdrawn_or_sent() {
+    withdrawn(CallCell::withdraw);
+}
+
+#[test]
+#[should_panic(expected = "sent and withdrawn")]
+fn withdrawal_that_looks_for_an_id_is_caught() {
+    withdrawn(|cell| {
+        if cell.call().is_some() {
+            return false;
+        }
+        cell.abandon();
+        true
+    });
 }
 
 /// A task that polled once is dropped, against a reply and a timeout.
@@ -232,14 +269,14 @@ fn start_that_does_not_see_the_waiter_gone_is_caught() {
 fn dropped_task_is_roused_once_at_most() {
     loom::model(|| {
         let cell = Arc::new(CallCell::new());
-        cell.started(NUMBER);
+        cell.started(CALL);
         let threads = spawn_ends(&cell, ends()[..2].into(), CallCell::end);
         let task = Arc::new(Task::default());
         let waker = Waker::from(task.clone());
         let polled = cell.poll(&Context::from_waker(&waker));
-        let number = cell.abandon();
+        let call = cell.abandon();
         // Ended before it was polled, or dropped in time to be cancelled, or in between.
-        assert!(polled.is_pending() || number.is_none());
+        assert!(polled.is_pending() || call.is_none());
         join(threads);
         assert!(matches!(*lock(&cell.state), State::Over));
         drop(waker);

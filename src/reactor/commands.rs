@@ -85,7 +85,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
     /// them, which were accepted.
     pub(super) fn refuse_commands(&mut self) -> Vec<(ConnId, Tagged<Bytes>)> {
         let mut messages = Vec::new();
-        for post in self.posts.drain(..).chain(self.state.shared.mailbox.close()) {
+        for post in self.posts.drain(..).chain(self.state.shared.close()) {
             match post.command {
                 Command::Call { cell, .. } => {
                     cell.end(Err(CallError::Stopped { fate: Fate::NotSent }));
@@ -169,7 +169,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         charged: usize,
     ) {
         self.begin_charged(conn, charged);
-        if cell.is_waited_for() {
+        if cell.take_up() {
             match self.state.call(conn, body, timeout, Waiter::Cell(cell.clone())) {
                 Ok(id) => {
                     if !cell.started(id) {

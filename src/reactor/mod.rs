@@ -45,7 +45,7 @@ use crate::{
     Config, ConnId, Context, DrainReport, Error, Handle, Handler, ListenerId, Stats,
     config::at_most,
     core::{rng::Rng, spin::Spin, timer_wheel::TimerWheel, write_queue::QueuePool},
-    handle::{Shared, on_loop},
+    handle::Shared,
     id::MAX_SLOTS,
     protocol::Protocol,
 };
@@ -55,7 +55,11 @@ const RESERVED_DESCRIPTORS: usize = 32;
 
 /// One thread's loop that owns sockets, and calls a [`Handler`].
 ///
-/// Made and set up on any thread, then run on one. Other threads reach it through its [`Handle`].
+/// Made and set up on any thread, then run on one. Other threads reach it through its [`Handle`]. The
+/// thread that runs it, or ran its last turn, may not wait for it: the blocking methods are refused there
+/// as [`OnLoopThread`](Error::OnLoopThread). Where no thread has run it yet they wait for that, for up to
+/// 5 s, and then fail as [`NotRunning`](Error::NotRunning). Who moves a reactor to another thread between
+/// two turns may block on it after its first turn there.
 /// Dropping it closes every connection at once and fails what is in flight.
 ///
 /// # Examples
@@ -105,7 +109,10 @@ impl<H: Handler> Reactor<H> {
     /// # Errors
     ///
     /// No address could be bound.
-    pub fn listen(&mut self, addr: impl ToSocketAddrs) -> Result<(ListenerId, SocketAddr), Error> {
+    pub fn listen(
+        &mut self,
+        addr: impl ToSocketAddrs + fmt::Debug,
+    ) -> Result<(ListenerId, SocketAddr), Error> {
         self.context().listen(addr)
     }
 
@@ -116,7 +123,7 @@ impl<H: Handler> Reactor<H> {
     /// The settings can't work, or no address could be bound.
     pub fn listen_with(
         &mut self,
-        addr: impl ToSocketAddrs,
+        addr: impl ToSocketAddrs + fmt::Debug,
         protocol: &H::Protocol,
         config: &Config,
     ) -> Result<(ListenerId, SocketAddr), Error> {
@@ -204,13 +211,11 @@ impl<H: Handler> Reactor<H> {
     ///
     /// The system's poll fails, which nothing can be done about.
     pub fn run(&mut self) -> Result<(), Error> {
-        let shared = self.engine.state.shared.clone();
-        on_loop(&shared, || {
-            while !self.engine.is_stopped() {
-                self.engine.turn(None)?;
-            }
-            Ok(())
-        })
+        self.engine.state.shared.begin_run();
+        while !self.engine.is_stopped() {
+            self.engine.turn(None)?;
+        }
+        Ok(())
     }
 
     /// Runs one turn, for those who own their loop: waits for up to `timeout` (`None`: for ever) if
@@ -226,8 +231,8 @@ impl<H: Handler> Reactor<H> {
         if self.engine.is_stopped() {
             return Ok(false);
         }
-        let shared = self.engine.state.shared.clone();
-        on_loop(&shared, || self.engine.turn(timeout))?;
+        self.engine.state.shared.begin_run();
+        self.engine.turn(timeout)?;
         // The caller may wait elsewhere now: the next post must make the descriptor readable.
         self.engine.rest();
         Ok(!self.engine.is_stopped())

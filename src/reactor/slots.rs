@@ -26,7 +26,7 @@ use crate::{
         rng::Rng,
         spin::Spin,
         timer_wheel::{TimerKey, TimerWheel},
-        write_queue::QueuePool,
+        write_queue::{FRAME_OVERHEAD, QueuePool},
     },
     error::{CallError, CloseReason, SendError},
     handle::Shared,
@@ -267,7 +267,8 @@ impl<P: Protocol> State<P> {
         }
         let (queued, limit) = (slot.link.queued_cost(), config.hard_limit);
         self.stats.slow_consumers += 1;
-        self.abort(id, CloseReason::SlowConsumer { queued, limit });
+        let refused = len.saturating_add(FRAME_OVERHEAD);
+        self.abort(id, CloseReason::SlowConsumer { queued, refused, limit });
         SendError::SlowConsumer
     }
 

@@ -97,6 +97,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             self.contain(panic);
         }
         self.state.shared.bell.ring();
+        self.state.shared.gate.open();
         if !spin.is_zero() {
             self.state.spin.learn(found);
         }
