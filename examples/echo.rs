@@ -81,11 +81,21 @@ impl Echo {
     }
 
     fn answer_next(&mut self, cx: &mut Context<'_, Any>) {
-        let _ = match self.delayed.pop_front() {
-            Some(Delayed::Push(id, body)) => cx.conn(id).map(|mut conn| conn.send(body)),
-            Some(Delayed::Answer(responder, body)) => Some(responder.reply(body)),
-            None => None,
-        };
+        match self.delayed.pop_front() {
+            Some(Delayed::Push(id, body)) => {
+                let _ = cx.conn(id).map(|mut conn| conn.send(body));
+            }
+            Some(Delayed::Answer(responder, body)) => {
+                if let Err(refused) = responder.reply(body)
+                    && let Ok((responder, Tagged(_, body))) = refused.take_back()
+                {
+                    // Its peer does not take answers that fast.
+                    self.delayed.push_front(Delayed::Answer(responder, body));
+                    cx.set_timer(Duration::from_millis(1), ANSWER);
+                }
+            }
+            None => {}
+        }
     }
 }
 

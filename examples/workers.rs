@@ -101,7 +101,8 @@ fn work(waiting: &Mutex<Receiver<Job>>) {
         };
         match count_primes(limit, || responder.is_cancelled()) {
             Some(primes) => {
-                let _ = responder.reply(primes.to_string()); // an error: the asker has gone
+                // A worker whose asker takes no answers waits a while. An error: the asker has gone.
+                let _ = responder.reply_wait(primes.to_string(), Duration::from_secs(10));
             }
             None => say(format_args!("a worker stops counting below {limit}: nobody waits")),
         }

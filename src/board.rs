@@ -44,6 +44,8 @@ struct Entry {
     used: AtomicI64,
     /// How much may be used for messages and calls, in bytes with overhead.
     capacity: AtomicU32,
+    /// How much may be used for answers.
+    answers: AtomicU32,
     /// The longest body that may be sent, in bytes.
     max_body: AtomicU32,
     /// Whether that is the peer's limit.
@@ -57,6 +59,7 @@ impl Default for Entry {
             state: AtomicU64::new(0),
             used: AtomicI64::new(0),
             capacity: AtomicU32::new(0),
+            answers: AtomicU32::new(0),
             max_body: AtomicU32::new(0),
             is_peers: AtomicU32::new(0),
         }
@@ -187,6 +190,11 @@ impl Board {
         entry.is_peers.store(u32::from(by == LimitBy::Peer), Ordering::Relaxed);
     }
 
+    /// How much may be in use when an answer is accepted.
+    pub(crate) fn set_answer_room(&self, slot: u32, bytes: usize) {
+        self.entry_or_new(slot).answers.store(clamped(bytes), Ordering::Relaxed);
+    }
+
     // ---- any thread's side ----
 
     /// Whether this was the last connection in its slot, whatever has become of it.
@@ -204,12 +212,6 @@ impl Board {
     pub(crate) fn is_up(&self, id: ConnId) -> bool {
         let entry = self.entry(id.slot()).filter(|entry| entry.is_open(id));
         entry.is_some_and(|entry| entry.state.load(Ordering::Relaxed) & DOWN == 0)
-    }
-
-    /// Whether a body of this length could be sent, room aside.
-    pub(crate) fn check(&self, id: ConnId, len: usize) -> Result<(), SendError> {
-        let entry = self.entry(id.slot()).filter(|entry| entry.is_open(id));
-        entry.ok_or(SendError::Closed)?.check_len(len)
     }
 
     /// Notes that an end of the connection is asked for. Whether that is news: the connection is not
@@ -243,6 +245,25 @@ impl Board {
             return Ok(());
         }
         Err(if is_down { SendError::Offline } else { SendError::Full })
+    }
+
+    /// As [`reserve`](Self::reserve), for an answer that was asked for some time ago. It may go over the
+    /// watermark, and one into an empty queue is taken however long it is.
+    pub(crate) fn reserve_answer(
+        &self,
+        id: ConnId,
+        len: usize,
+        cost: usize,
+    ) -> Result<(), SendError> {
+        let entry = self.entry(id.slot()).filter(|entry| entry.is_open(id));
+        let entry = entry.ok_or(SendError::Closed)?;
+        entry.check_len(len)?;
+        if entry.state.load(Ordering::Relaxed) & DOWN != 0 {
+            return Err(SendError::Closed);
+        }
+        let cost = signed(cost);
+        let most = i64::from(entry.answers.load(Ordering::Relaxed)) - cost;
+        if entry.take(cost, most.max(0)) { Ok(()) } else { Err(SendError::Full) }
     }
 
     /// Gives back what [`reserve`](Self::reserve) took, as the post was refused or found no connection.
@@ -425,6 +446,25 @@ mod tests {
         assert_eq!(board.used(0), 0);
         board.close(new, UP);
         assert_eq!(board.used(0), 0);
+    }
+
+    #[test]
+    fn answers_go_over_the_watermark_up_to_a_bound_of_their_own() {
+        let board = Board::new();
+        let id = open(0, &board);
+        board.set_answer_room(0, 150);
+        assert_eq!(board.reserve_answer(id, 0, 151), Ok(()), "into an empty queue");
+        assert_eq!(board.reserve_answer(id, 0, 1), Err(SendError::Full));
+        board.release(0, 151);
+        let full = Published { link: LinkState::Full, queued: 101 };
+        board.publish(id, UP, full, 100, 0);
+        assert_eq!(board.reserve(id, 0, 1), Err(SendError::Full));
+        assert_eq!(board.reserve_answer(id, 0, 50), Err(SendError::Full));
+        assert_eq!(board.reserve_answer(id, 0, 49), Ok(()));
+        assert!(matches!(board.reserve_answer(id, 1001, 0), Err(SendError::BodyTooLong { .. })));
+        let down = Published { link: LinkState::Down, queued: 0 };
+        board.publish(id, full, down, 50, 49);
+        assert_eq!(board.reserve_answer(id, 0, 1), Err(SendError::Closed));
     }
 
     #[test]

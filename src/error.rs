@@ -181,6 +181,8 @@ pub enum SendError {
     },
     /// The message is no request, or its answer was given already.
     NotAwaited,
+    /// A blocking method was called on the reactor's own thread, which would wait for itself.
+    OnLoopThread,
     /// The reactor has stopped.
     Stopped,
 }
@@ -212,6 +214,7 @@ impl fmt::Display for SendError {
                 write!(f, "a body of {len} bytes is over the peer's limit of {max}")
             }
             Self::NotAwaited => f.write_str("no answer to this message is awaited"),
+            Self::OnLoopThread => f.write_str("blocking call on the reactor's own thread"),
             Self::Stopped => f.write_str("the reactor has stopped"),
         }
     }

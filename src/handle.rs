@@ -190,7 +190,16 @@ impl<P: Protocol> Shared<P> {
     }
 
     pub(crate) fn post(&self, command: Command<P>, bytes: usize) -> Result<(), SendError> {
-        self.mailbox.post(command, bytes).map_err(|refused| match refused {
+        self.post_with(|| command, bytes)
+    }
+
+    /// As [`post`](Self::post); the command is made only if it is taken.
+    pub(crate) fn post_with(
+        &self,
+        command: impl FnOnce() -> Command<P>,
+        bytes: usize,
+    ) -> Result<(), SendError> {
+        self.mailbox.post_with(command, bytes).map_err(|refused| match refused {
             Refused::Full => SendError::MailboxFull,
             Refused::Closed => SendError::Stopped,
         })
@@ -198,10 +207,29 @@ impl<P: Protocol> Shared<P> {
 
     /// Reserves room for a post on a connection; see [`Board::reserve`].
     fn reserve(&self, conn: ConnId, len: usize, cost: usize) -> Result<(), SendError> {
-        // A reactor that has stopped has closed its connections, and that is the reason.
-        self.board
-            .reserve(conn, len, cost)
-            .map_err(|error| if self.mailbox.is_closed() { SendError::Stopped } else { error })
+        self.board.reserve(conn, len, cost).map_err(|error| self.or_stopped(error))
+    }
+
+    /// Reserves room for an answer; see [`Board::reserve_answer`].
+    pub(crate) fn reserve_answer(
+        &self,
+        conn: ConnId,
+        len: usize,
+        cost: usize,
+    ) -> Result<(), SendError> {
+        self.board.reserve_answer(conn, len, cost).map_err(|error| self.or_stopped(error))
+    }
+
+    /// A reactor that has stopped has closed its connections, and that is the reason.
+    fn or_stopped(&self, error: SendError) -> SendError {
+        if self.mailbox.is_closed() { SendError::Stopped } else { error }
+    }
+
+    /// Gives back what was reserved for a post that was refused.
+    pub(crate) fn release(&self, conn: ConnId, cost: usize) {
+        self.board.release(conn.slot(), cost);
+        // Another thread may have found no room because of it, and no turn would tell that one.
+        self.gate.open();
     }
 
     /// Refuses an id that the loop would find nothing for.
@@ -310,7 +338,7 @@ impl<P: Protocol> Handle<P> {
         let (tag, body) = (body.tag().unwrap_or(0), body.into_bytes());
         let posted = self.shared.post(Command::Send { conn, id, tag, body, charged }, len);
         if posted.is_err() {
-            self.shared.board.release(conn.slot(), charged);
+            self.shared.release(conn, charged);
         }
         posted
     }
@@ -423,7 +451,7 @@ impl<P: Protocol> Handle<P> {
         match self.shared.post(command, len) {
             Ok(()) => Ok(cell),
             Err(error) => {
-                self.shared.board.release(conn.slot(), charged);
+                self.shared.release(conn, charged);
                 Err(as_call_error(&error))
             }
         }

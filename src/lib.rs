@@ -78,7 +78,7 @@ pub use crate::{
     handler::{Audience, Candidate, Handler, Message, Reply, Timer},
     id::{CallId, ConnId, ListenerId, TimerId},
     reactor::{Reactor, ReactorBuilder, Target},
-    responder::Responder,
+    responder::{ReplyError, Responder},
     server::Server,
     stats::{ConnStats, Stats},
 };

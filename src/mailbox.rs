@@ -58,16 +58,31 @@ impl<T> Mailbox<T> {
     }
 
     /// Posts a command that carries this many bytes.
+    #[cfg(any(test, feature = "bench"))]
     pub(crate) fn post(&self, command: T, bytes: usize) -> Result<(), Refused> {
+        self.push(|| command, bytes, false)
+    }
+
+    /// As [`post`](Self::post); the command is made, under the lock, only if it is taken.
+    pub(crate) fn post_with(
+        &self,
+        command: impl FnOnce() -> T,
+        bytes: usize,
+    ) -> Result<(), Refused> {
         self.push(command, bytes, false)
     }
 
     /// Posts a command that must get through although the mailbox is full: what ends something.
     pub(crate) fn post_control(&self, command: T) -> Result<(), Refused> {
-        self.push(command, 0, true)
+        self.push(|| command, 0, true)
     }
 
-    fn push(&self, command: T, bytes: usize, is_control: bool) -> Result<(), Refused> {
+    fn push(
+        &self,
+        command: impl FnOnce() -> T,
+        bytes: usize,
+        is_control: bool,
+    ) -> Result<(), Refused> {
         {
             let mut queue = lock(&self.queue);
             if queue.is_closed {
@@ -80,7 +95,7 @@ impl<T> Mailbox<T> {
                 return Err(Refused::Full);
             }
             queue.bytes += bytes;
-            queue.posts.push_back(Post { command, bytes });
+            queue.posts.push_back(Post { command: command(), bytes });
             self.len.store(queue.posts.len(), Ordering::Relaxed);
         }
         if self.is_asleep.swap(false, Ordering::SeqCst) {

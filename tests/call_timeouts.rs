@@ -86,7 +86,7 @@ fn timeout_cancels_the_request_at_the_callee() {
         let responder = kept.recv_timeout(PATIENCE).unwrap();
         assert_eq!(callee.events.cancelled(), responder.id());
         assert!(responder.is_cancelled() && !responder.is_open());
-        assert_eq!(responder.reply("too late"), Err(SendError::Closed));
+        assert_eq!(responder.reply("too late").map_err(SendError::from), Err(SendError::Closed));
     }
 }
 
@@ -110,7 +110,9 @@ fn cancelled_request_holds_its_place_until_its_responder_is_done() {
         move || handle.ask(move |cx| cx.conn(conn).unwrap().conn_stats().requests_in_flight)
     };
     let done: [fn(Responder<Any>); 3] = [
-        |responder| assert_eq!(responder.reply("late"), Err(SendError::Closed)),
+        |responder| {
+            assert_eq!(responder.reply("late").map_err(SendError::from), Err(SendError::Closed));
+        },
         |responder| drop(responder.fail(256, "late")),
         drop,
     ];

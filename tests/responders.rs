@@ -89,6 +89,60 @@ fn answer_may_come_from_a_timer() {
     assert_eq!(client.call("when?", NEVER).unwrap(), "later");
 }
 
+/// Waits for room on the loop's own thread, and answers at once when that is refused.
+struct Waiting(Vec<Responder<Any>>);
+
+impl Handler for Waiting {
+    type Protocol = Any;
+
+    fn on_message(&mut self, conn: &mut longhaul::Conn<'_, Any>, msg: Message<'_, Any>) {
+        self.0.push(conn.defer(&msg).unwrap());
+        conn.set_timer(Duration::from_millis(1), 0);
+    }
+
+    fn on_timer(&mut self, _: &mut longhaul::Context<'_, Any>, _: longhaul::Timer) {
+        for responder in self.0.drain(..) {
+            let refused = responder.reply_wait(Tagged(7, "later"), NEVER).unwrap_err();
+            assert_eq!(refused.error(), &SendError::OnLoopThread);
+            let (responder, body) = refused.take_back().unwrap();
+            responder.reply(body).unwrap();
+        }
+    }
+}
+
+#[test]
+fn waiting_for_room_is_refused_on_the_loops_thread() {
+    let server = longhaul::Server::bind("127.0.0.1:0", Waiting(Vec::new())).unwrap();
+    let client = longhaul::Client::connect(server.addr()).unwrap();
+    assert_eq!(client.call_tagged("when?", NEVER).unwrap(), (7, "later".into()));
+}
+
+#[test]
+fn pool_that_waits_for_room_answers_all_within_the_hard_limit() {
+    const CALLS: usize = 400;
+    let (server, kept) = keeping();
+    let settings = config(|config| {
+        config.watermarks(4 * 1024, 16 * 1024).hard_limit(128 * 1024).socket_buffers(8 * 1024, 0);
+    });
+    let pair = Pair::with(Native, settings, server, Config::new(), Script::new());
+    let side = pair.dialling_side();
+    let calls: Vec<_> = (0..CALLS).map(|_| side.call_async("request", NEVER)).collect();
+    let kept = std::sync::Mutex::new(kept);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..CALLS / 4 {
+                    let responder = next(&kept.lock().unwrap());
+                    responder.reply_wait(vec![b'x'; 16 * 1024], PATIENCE).unwrap();
+                }
+            });
+        }
+    });
+    for call in calls {
+        assert_eq!(block_on(call).unwrap().len(), 16 * 1024);
+    }
+}
+
 #[test]
 fn failure_from_another_thread_carries_code_and_text() {
     let (server, kept) = keeping();
@@ -167,7 +221,10 @@ fn reply_that_is_too_long_fails_the_request() {
     let pair = Pair::with(Native, ours, server, not_redialled(), Script::new());
     let call = pair.dialling_side().call_async("request", NEVER);
     let refused = next(&kept).reply("0123456789x").unwrap_err();
-    assert!(matches!(refused, SendError::BodyTooLong { len: 11, max: 10, .. }), "{refused:?}");
+    assert!(
+        matches!(refused.error(), SendError::BodyTooLong { len: 11, max: 10, .. }),
+        "{refused:?}"
+    );
     let Err(CallError::Remote { code, .. }) = block_on(call) else { panic!("no failure") };
     assert_eq!(code, error_code::FAILED);
 }
@@ -228,7 +285,11 @@ fn answer_after_the_connection_has_ended_goes_nowhere_and_says_so() {
         pair.server.events.end_of(pair.accepted);
         pair.server.until_empty();
         assert!(answered.is_cancelled() && !answered.is_open(), "{protocol}");
-        assert_eq!(answered.reply("late"), Err(SendError::Closed), "{protocol}");
+        assert_eq!(
+            answered.reply("late").map_err(SendError::from),
+            Err(SendError::Closed),
+            "{protocol}"
+        );
         drop(dropped);
         assert_eq!(pair.server.ask(|cx| cx.stats().panics), 0);
     }
@@ -255,7 +316,11 @@ fn answer_after_a_reconnect(protocol: &str) {
 
     assert!(checked.is_cancelled() && !checked.is_open(), "{protocol}");
     drop(checked);
-    assert_eq!(replied.reply("late"), Err(SendError::Closed), "{protocol}");
+    assert_eq!(
+        replied.reply("late").map_err(SendError::from),
+        Err(SendError::Closed),
+        "{protocol}"
+    );
     assert!(failed.fail(256, "late").is_err(), "{protocol}");
     drop(dropped);
     // The first that the new epoch carries is not one of them.
@@ -289,7 +354,10 @@ fn answer_after_the_reactor_has_stopped_says_so() {
     let [replied, failed, dropped] = [(); 3].map(|()| next(&kept));
     pair.server.handle.stop_within(Duration::ZERO);
     pair.server.join();
-    assert!(matches!(replied.reply("late"), Err(SendError::Closed | SendError::Stopped)));
+    assert!(matches!(
+        replied.reply("late").map_err(SendError::from),
+        Err(SendError::Closed | SendError::Stopped)
+    ));
     assert!(matches!(failed.fail(1, "late"), Err(SendError::Closed | SendError::Stopped)));
     drop(dropped);
 }

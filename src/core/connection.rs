@@ -42,7 +42,7 @@ use crate::{
 };
 
 /// The longest text of an error or a goaway, in bytes, of ours and of the peer's; a longer one is cut.
-const MAX_TEXT: usize = 4096;
+pub(crate) const MAX_TEXT: usize = 4096;
 
 /// Which side made the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

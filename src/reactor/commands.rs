@@ -52,6 +52,7 @@ pub(crate) enum Command<P: Protocol> {
         epoch: u32,
         request: Head<P::Id>,
         answer: Answer<Tagged<Bytes>>,
+        charged: usize,
     },
     Close {
         conn: ConnId,
@@ -112,8 +113,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 self.state.serving = Some(conn);
                 self.state.give_up(conn, call, false);
             }
-            Command::Respond { conn, epoch, request, answer } => {
-                self.on_respond(conn, epoch, &request, answer);
+            Command::Respond { conn, epoch, request, answer, charged } => {
+                self.on_respond(conn, epoch, &request, answer, charged);
             }
             Command::Close { conn, mode } => self.on_close(conn, mode),
             Command::Run(closure) => {
@@ -188,11 +189,13 @@ impl<H: Handler, N: Net> Engine<H, N> {
         epoch: u32,
         request: &Head<<H::Protocol as Protocol>::Id>,
         answer: Answer<Tagged<Bytes>>,
+        charged: usize,
     ) {
-        self.state.serving = Some(conn);
+        self.begin_charged(conn, charged);
         if let Err(error) = self.state.respond(conn, epoch, request, answer) {
             log::debug!("connection {conn}: an answer went nowhere: {error}");
         }
+        self.state.release_charge();
     }
 
     fn on_close(&mut self, conn: ConnId, mode: CloseMode) {

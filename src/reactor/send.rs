@@ -16,7 +16,7 @@ use crate::{
     CallId, ConnId, Tagged,
     body::Body,
     core::{connection::CallRefusal, write_queue::What},
-    error::{CallError, CloseReason, Fate, SendError},
+    error::{CallError, CloseReason, Fate, NetworkError, SendError},
     protocol::{Correlation, Head, Kind, Protocol},
 };
 
@@ -134,6 +134,47 @@ impl<P: Protocol> State<P> {
         })
     }
 
+    /// Queues an answer that has reserved its room: it does not end the connection as a slow consumer,
+    /// unless the queue is past its hard limit without it.
+    fn send_reserved(
+        &mut self,
+        id: ConnId,
+        head: &Head<P::Id>,
+        body: impl Body,
+    ) -> Result<(), SendError> {
+        self.catch_up(id);
+        let Some(slot) = self.get(id).filter(|slot| slot.is_up()) else {
+            return Err(SendError::Closed);
+        };
+        let (len, (max, limit)) =
+            (body.as_slice().len(), slot.link.body_limit(&slot.profile.config));
+        if len > max {
+            return Err(SendError::BodyTooLong { len, max, limit });
+        }
+        self.queue(id, 0, |slot, pool| slot.link.push_frame(head, body, What::Answer, pool))
+    }
+
+    /// Queues an error as a deferred answer. One with a text has reserved its room, and those without are
+    /// short and no more than the requests in flight: so none ends the connection as a slow consumer.
+    fn send_reserved_error(
+        &mut self,
+        id: ConnId,
+        request: P::Id,
+        code: u32,
+        text: &str,
+    ) -> Result<(), SendError> {
+        self.catch_up(id);
+        let slot = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id);
+        let Some(slot) = slot.filter(|slot| slot.is_up()) else { return Err(SendError::Closed) };
+        if slot.link.protocol.correlation() != Correlation::ByKind {
+            return Err(SendError::NotAwaited);
+        }
+        slot.link.push_error(request, code, text, &mut self.pool);
+        self.mark_dirty(id);
+        self.charge(id);
+        Ok(())
+    }
+
     /// Queues an error as the answer to a request. Only a format that marks its replies has errors.
     pub(crate) fn send_error(
         &mut self,
@@ -202,7 +243,8 @@ impl<P: Protocol> State<P> {
             Answer::Reply(body) => {
                 let kind = if is_marked { Kind::Reply } else { Kind::Plain };
                 let tag = body.tag().unwrap_or(request.tag);
-                let sent = self.send_frame(id, &Head { tag, ..Head::new(kind, request.id) }, body);
+                let sent =
+                    self.send_reserved(id, &Head { tag, ..Head::new(kind, request.id) }, body);
                 if let Err(SendError::BodyTooLong { .. }) = &sent
                     && is_marked
                 {
@@ -210,7 +252,7 @@ impl<P: Protocol> State<P> {
                 }
                 sent
             }
-            Answer::Error { code, text } => self.send_error(id, request.id, code, &text),
+            Answer::Error { code, text } => self.send_reserved_error(id, request.id, code, &text),
         }
     }
 
@@ -326,6 +368,11 @@ pub(crate) fn as_call_error(error: &SendError) -> CallError {
         SendError::Full | SendError::MailboxFull | SendError::SlowConsumer => CallError::QueueFull,
         SendError::BodyTooLong { len, max, limit } => CallError::BodyTooLong { len, max, limit },
         SendError::Stopped => CallError::Stopped { fate: Fate::NotSent },
-        SendError::Closed | SendError::Offline | SendError::NotAwaited => gone(CloseReason::Closed),
+        SendError::Offline => gone(CloseReason::DialFailed(NetworkError::new(
+            std::io::ErrorKind::NotConnected,
+            "not connected",
+        ))),
+        SendError::OnLoopThread => CallError::OnLoopThread,
+        SendError::Closed | SendError::NotAwaited => gone(CloseReason::Closed),
     }
 }

@@ -157,6 +157,7 @@ impl<P: Protocol> State<P> {
         let protocol = profile.protocol.clone();
         let link = Link::new(protocol, role, &profile.config, salt, self.now);
         board.set_max_body(slot, link.body_limit());
+        board.set_answer_room(slot, profile.config.hard_limit / 4 * 3);
         entry.insert(Slot {
             id,
             phase,

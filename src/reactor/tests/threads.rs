@@ -1,6 +1,9 @@
 //! What other threads ask for, on the simulated network: what is admitted, and what it may cost.
 
 use std::{
+    cell::RefCell,
+    pin::Pin,
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -11,7 +14,8 @@ use std::{
 
 use super::fleet::Fleet;
 use crate::{
-    Config, Conn, ConnId, Handler, Message, ReactorBuilder, SendError, protocol::Native,
+    CallError, CloseReason, CloseReport, Config, Conn, ConnId, Handler, Message, PendingCall,
+    ReactorBuilder, Responder, SendError, error::error_code, protocol::Native,
     reactor::net::sim::SimWorld,
 };
 
@@ -149,4 +153,106 @@ fn panic_in_the_waker_of_a_call_does_not_end_the_loop() {
     fleet.run_for(second);
     let ended = next.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop()));
     assert_eq!(ended, Poll::Ready(Ok("next".into())));
+}
+
+/// Keeps every request for an answer later.
+#[derive(Clone, Default)]
+struct Keeping(Rc<RefCell<Vec<Responder<Native>>>>, Rc<RefCell<Vec<CloseReason>>>);
+
+impl Handler for Keeping {
+    type Protocol = Native;
+
+    fn on_message(&mut self, conn: &mut Conn<'_, Native>, msg: Message<'_, Native>) {
+        self.0.borrow_mut().push(conn.defer(&msg).unwrap());
+    }
+
+    fn on_disconnect(&mut self, _: &mut Conn<'_, Native>, report: &CloseReport) {
+        self.1.borrow_mut().push(report.reason.clone());
+    }
+}
+
+/// So many requests, each deferred by the server; and the calls.
+fn deferred(count: usize, config: &Config) -> (Fleet<Keeping>, Keeping, Vec<PendingCall<Native>>) {
+    let server = Keeping::default();
+    let (mut fleet, conn) =
+        pair(server.clone(), Keeping::default(), || builder().config(config.clone()));
+    let (handle, minute) = (fleet.handle(1), Duration::from_mins(1));
+    let calls = (0..count).map(|_| handle.call_async(conn, "", minute)).collect();
+    fleet.run_for(Duration::from_secs(1));
+    assert_eq!(server.0.borrow().len(), count);
+    (fleet, server, calls)
+}
+
+fn reply_lens(calls: Vec<PendingCall<Native>>) -> Vec<Result<usize, CallError>> {
+    let len = |mut call: PendingCall<Native>| {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        match Pin::new(&mut call).poll(&mut context) {
+            Poll::Ready(outcome) => outcome.map(|body| body.len()),
+            Poll::Pending => panic!("a call is still in flight"),
+        }
+    };
+    calls.into_iter().map(len).collect()
+}
+
+#[test]
+fn pool_that_answers_all_at_once_makes_no_slow_consumer() {
+    let (mut fleet, server, calls) = deferred(4096, &Config::new());
+    let mut waiting: Vec<_> = server.0.take().into_iter().map(|r| (r, vec![0; 8000])).collect();
+    let mut refusals = 0;
+    while !waiting.is_empty() {
+        for (responder, body) in std::mem::take(&mut waiting) {
+            if let Err(refused) = responder.reply(&body) {
+                assert_eq!(refused.error(), &SendError::Full);
+                refusals += 1;
+                waiting.push((refused.take_back().unwrap().0, body));
+            }
+        }
+        fleet.run_for(Duration::from_millis(1));
+    }
+    fleet.run_for(Duration::from_secs(1));
+    assert!(refusals > 0);
+    assert_eq!(reply_lens(calls), vec![Ok(8000); 4096]);
+    assert_eq!(server.1.take(), []);
+}
+
+#[test]
+fn failures_with_long_texts_make_no_slow_consumer() {
+    let (mut fleet, server, calls) = deferred(4096, &Config::new());
+    let text = "x".repeat(5000);
+    for responder in server.0.take() {
+        responder.fail(700, &text).unwrap();
+    }
+    fleet.run_for(Duration::from_secs(1));
+    let outcomes = reply_lens(calls);
+    let with_text = |outcome: &Result<usize, CallError>| match outcome {
+        Err(CallError::Remote { code: 700, text }) => {
+            [0, 4096].contains(&text.len()).then_some(!text.is_empty())
+        }
+        _ => None,
+    };
+    let told: Vec<_> = outcomes.iter().filter_map(with_text).collect();
+    assert_eq!(told.len(), 4096);
+    // The code of those for whose text there was no room.
+    assert!(told[0] && !told[4095]);
+    assert_eq!(server.1.take(), []);
+}
+
+#[test]
+fn one_answer_is_taken_however_long_it_is() {
+    let mut config = Config::new();
+    config.watermarks(1000, 2000).hard_limit(3000);
+    let (mut fleet, server, calls) = deferred(50, &config);
+    let mut responders = server.0.take();
+    let (next, long) = (responders.pop().unwrap(), responders.pop().unwrap());
+    long.reply(vec![0; 100_000]).unwrap();
+    let refused = next.reply("short").unwrap_err();
+    assert_eq!(refused.error(), &SendError::Full);
+    // Given up, it is told as unanswered.
+    drop(refused);
+    drop(responders);
+    fleet.run_for(Duration::from_secs(1));
+    let outcomes = reply_lens(calls);
+    assert_eq!(outcomes[48], Ok(100_000));
+    assert!(matches!(outcomes[49], Err(CallError::Remote { code: error_code::UNANSWERED, .. })));
+    assert_eq!(server.1.take(), []);
 }
