@@ -377,7 +377,7 @@ mod tests {
         assert_eq!((own.slot(), own.generation()), (foreign.slot(), foreign.generation()));
         assert!(board.knows(own) && !board.knows(foreign));
         assert!(!board.is_open(foreign) && !board.is_up(foreign));
-        assert_eq!(board.check(foreign, 0), Err(SendError::Closed));
+        assert_eq!(board.reserve_answer(foreign, 0, 1), Err(SendError::Closed));
         assert_eq!(board.reserve(foreign, 0, 1), Err(SendError::Closed));
         assert_eq!(board.used(0), 0);
         assert_eq!(board.reserve(own, 0, 1), Ok(()));
@@ -450,7 +450,7 @@ mod tests {
 
     #[test]
     fn answers_go_over_the_watermark_up_to_a_bound_of_their_own() {
-        let board = Board::new();
+        let board = Board::new(ReactorNumber::fixed(3));
         let id = open(0, &board);
         board.set_answer_room(0, 150);
         assert_eq!(board.reserve_answer(id, 0, 151), Ok(()), "into an empty queue");

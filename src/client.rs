@@ -1,10 +1,17 @@
 //! A dialled connection, with a reactor on a thread of its own or as a guest of another's.
 
-use std::{fmt, marker::PhantomData, time::Duration};
+use std::{
+    fmt, io,
+    marker::PhantomData,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use crate::{
-    Body, Bytes, CallError, Config, Conn, ConnId, DrainReport, Error, Handle, Handler, Message,
-    PendingCall, Reactor, ReactorBuilder, SendError, Target,
+    Body, Bytes, CallError, CloseReason, CloseReport, Config, Conn, ConnId, Context, DrainReport,
+    Error, Handle, Handler, Incident, Message, PendingCall, Reactor, ReactorBuilder, SendError,
+    Tagged, Target,
+    core::write_queue::FRAME_OVERHEAD,
     protocol::{Native, Protocol},
     worker::Worker,
 };
@@ -40,6 +47,8 @@ pub struct Client<P: Protocol = Native> {
     conn: ConnId,
     /// The reactor, where it is the client's own.
     worker: Option<Worker<P>>,
+    /// What a client without a handler can be asked.
+    record: Option<Record>,
 }
 
 /// How a client's connection is.
@@ -88,7 +97,7 @@ impl<P: Protocol> Client<P> {
         Error: From<T::Error>,
     {
         let conn = handle.connect_and_wait(target, protocol, config)?;
-        Ok(Self { handle: handle.clone(), conn, worker: None })
+        Ok(Self { handle: handle.clone(), conn, worker: None, record: None })
     }
 
     /// Sends a message that nobody answers; one sent while the connection is down waits for it,
@@ -136,6 +145,56 @@ impl<P: Protocol> Client<P> {
             (true, false) => ClientState::Connecting,
             (false, false) => ClientState::Closed,
         }
+    }
+
+    /// Blocks until the connection is up, for up to `timeout`; returns at once if it is.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`]: it was not up in time (of the kind `TimedOut`), or is closed for good
+    /// (`NotConnected`), with the last reason where that is known. [`Error::OnLoopThread`],
+    /// [`Error::NotRunning`]: as [`Handle::ask`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use longhaul::{ClientBuilder, protocol::Native};
+    /// use std::time::Duration;
+    ///
+    /// let client = ClientBuilder::new(Native).start("server.example:7001")?;
+    /// client.wait_connected(Duration::from_secs(10))?;
+    /// # Ok::<(), longhaul::Error>(())
+    /// ```
+    pub fn wait_connected(&self, timeout: Duration) -> Result<(), Error> {
+        let (kind, what) = match self.handle.wait_up(self.conn, timeout)? {
+            Some(true) => return Ok(()),
+            Some(false) => (io::ErrorKind::NotConnected, "closed".to_owned()),
+            None => (io::ErrorKind::TimedOut, format!("not connected within {timeout:?}")),
+        };
+        let text = match self.last_close() {
+            Some(reason) => format!("{what}: {reason}"),
+            None => what,
+        };
+        Err(io::Error::new(kind, text).into())
+    }
+
+    /// Why the connection was last lost, or could not be made; `None` if that never happened. For a
+    /// client with a handler, or on a reactor of another's, always `None`: the handler is told.
+    pub fn last_close(&self) -> Option<CloseReason> {
+        self.record.as_ref()?.lock().last_close.clone()
+    }
+
+    /// How many messages were accepted by [`send`](Self::send) and not given to the system, in all. For
+    /// a client with a handler, or on a reactor of another's, always 0: the handler is told.
+    pub fn undelivered(&self) -> u64 {
+        self.record.as_ref().map_or(0, |record| record.lock().undelivered)
+    }
+
+    /// Takes those messages, oldest first: each is handed back once. Up to as many bytes are kept as the
+    /// [offline queue](Config::offline_queue) may hold (1 MiB by default); once that is full, newer ones
+    /// are dropped until this is called, and only counted.
+    pub fn take_undelivered(&self) -> Vec<Tagged<Bytes>> {
+        self.record.as_ref().map(|record| record.lock().take()).unwrap_or_default()
     }
 
     /// The id of the connection, the same across reconnects.
@@ -233,7 +292,11 @@ impl<P: Protocol> ClientBuilder<P> {
         T: TryInto<Target>,
         Error: From<T::Error>,
     {
-        self.connect_with(target, Deaf(PhantomData))
+        let record = Record::default();
+        let deaf = Deaf::new(record.clone(), self.builder.default_config());
+        let mut client = self.connect_with(target, deaf)?;
+        client.record = Some(record);
+        Ok(client)
     }
 
     /// Connects, and gives what the server pushes or asks to `handler`, on the client's own thread.
@@ -253,7 +316,7 @@ impl<P: Protocol> ClientBuilder<P> {
         let worker = Worker::spawn("longhaul-client", reactor)?;
         let handle = worker.handle().clone();
         let conn = handle.dial_and_wait(target, &protocol, &config)?;
-        Ok(Client { handle, conn, worker: Some(worker) })
+        Ok(Client { handle, conn, worker: Some(worker), record: None })
     }
 
     /// Starts to connect, and returns at once. Until the connection is up messages wait, and calls
@@ -267,7 +330,11 @@ impl<P: Protocol> ClientBuilder<P> {
         T: TryInto<Target>,
         Error: From<T::Error>,
     {
-        self.start_with(target, Deaf(PhantomData))
+        let record = Record::default();
+        let deaf = Deaf::new(record.clone(), self.builder.default_config());
+        let mut client = self.start_with(target, deaf)?;
+        client.record = Some(record);
+        Ok(client)
     }
 
     /// As [`start`](Self::start), with a handler.
@@ -284,19 +351,89 @@ impl<P: Protocol> ClientBuilder<P> {
         let mut reactor: Reactor<H> = self.builder.build(handler)?;
         let conn = reactor.connect(target)?;
         let worker = Worker::spawn("longhaul-client", reactor)?;
-        Ok(Client { handle: worker.handle().clone(), conn, worker: Some(worker) })
+        Ok(Client { handle: worker.handle().clone(), conn, worker: Some(worker), record: None })
     }
 }
 
-/// Hears nothing of what the server pushes.
-struct Deaf<P>(PhantomData<P>);
+/// What a client without a handler remembers of its connection.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Record(Arc<Mutex<Remembered>>);
+
+#[derive(Debug, Default)]
+pub(crate) struct Remembered {
+    pub(crate) last_close: Option<CloseReason>,
+    pub(crate) undelivered: u64,
+    /// The oldest of them.
+    bodies: Vec<Tagged<Bytes>>,
+    /// Their length, each with the overhead of a frame.
+    cost: usize,
+    /// A body did not fit: what comes later is newer, and dropped, too.
+    is_full: bool,
+}
+
+impl Record {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Remembered> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Remembered {
+    fn note_undelivered(&mut self, count: u64, bodies: Vec<Tagged<Bytes>>, max_cost: usize) {
+        self.undelivered += count;
+        for body in bodies {
+            let cost = self.cost + body.1.len() + FRAME_OVERHEAD;
+            self.is_full |= cost > max_cost;
+            if self.is_full {
+                return;
+            }
+            self.cost = cost;
+            self.bodies.push(body);
+        }
+    }
+
+    pub(crate) fn take(&mut self) -> Vec<Tagged<Bytes>> {
+        (self.cost, self.is_full) = (0, false);
+        std::mem::take(&mut self.bodies)
+    }
+}
+
+/// Hears nothing of what the server pushes, and remembers what went wrong.
+pub(crate) struct Deaf<P> {
+    record: Record,
+    /// The most that is kept of what was not delivered.
+    offline_bytes: usize,
+    protocol: PhantomData<P>,
+}
+
+impl<P> Deaf<P> {
+    pub(crate) const fn new(record: Record, config: &Config) -> Self {
+        Self { record, offline_bytes: config.offline_bytes, protocol: PhantomData }
+    }
+}
 
 impl<P: Protocol> Handler for Deaf<P> {
     type Protocol = P;
 
     fn on_message(&mut self, _: &mut Conn<'_, P>, _: Message<'_, P>) {}
 
-    fn on_error(&mut self, _: &mut crate::Context<'_, P>, incident: &crate::Incident) {
+    fn on_disconnect(&mut self, conn: &mut Conn<'_, P>, report: &CloseReport) {
+        let (unsent, max_cost) = (conn.take_unsent(), self.offline_bytes);
+        let mut record = self.record.lock();
+        record.last_close = Some(report.reason.clone());
+        record.note_undelivered(report.unsent_messages, unsent, max_cost);
+    }
+
+    fn on_error(&mut self, cx: &mut Context<'_, P>, incident: &Incident) {
         log::debug!("{incident}");
+        match incident {
+            Incident::Undelivered { messages, .. } => {
+                let (bodies, max_cost) = (cx.take_undelivered(), self.offline_bytes);
+                self.record.lock().note_undelivered(*messages, bodies, max_cost);
+            }
+            Incident::DialFailed { error, .. } => {
+                self.record.lock().last_close = Some(CloseReason::DialFailed(error.clone()));
+            }
+            _ => {}
+        }
     }
 }

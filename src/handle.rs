@@ -691,6 +691,19 @@ impl<P: Protocol> Handle<P> {
         self.shared.board.number()
     }
 
+    /// Blocks until the connection is up, or gone (false), or the time is over (`None`).
+    pub(crate) fn wait_up(&self, conn: ConnId, timeout: Duration) -> Result<Option<bool>, Unheard> {
+        let look = || {
+            let is_up = self.is_up(conn);
+            (is_up || !self.is_open(conn)).then_some(is_up)
+        };
+        if let Some(found) = look() {
+            return Ok(Some(found));
+        }
+        self.shared.may_block(timeout.min(PATIENCE))?;
+        Ok(self.shared.gate.wait(timeout, look))
+    }
+
     /// Whether this thread runs the reactor, or ran its last turn.
     pub(crate) fn is_on_loop(&self) -> bool {
         self.shared.is_on_loop()

@@ -356,3 +356,56 @@ fn what_threads_share_can_be_shared() {
     is_cloned::<longhaul::CloseReason>();
     is_cloned::<CloseReport>();
 }
+
+#[test]
+fn client_can_be_waited_for() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    drop(listener);
+    let mut config = Config::new();
+    config.reconnect(Reconnect::fixed(Duration::from_millis(20)));
+    let client = ClientBuilder::new(Native).config(config).start(addr).unwrap();
+    while client.last_close().is_none() {
+        std::thread::yield_now();
+    }
+    let Err(Error::Io(late)) = client.wait_connected(Duration::from_millis(1)) else {
+        panic!("nobody listens")
+    };
+    assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+    assert!(late.to_string().contains("could not connect"), "{late}");
+    let server = Server::<Native>::bind(addr, Silent).unwrap();
+    client.wait_connected(PATIENCE).unwrap();
+    assert_eq!(client.state(), ClientState::Connected);
+    client.stop().unwrap();
+    let Err(Error::Io(closed)) = client.wait_connected(NEVER) else { panic!("it was stopped") };
+    assert_eq!(closed.kind(), io::ErrorKind::NotConnected);
+    assert_eq!((client.undelivered(), client.take_undelivered()), (0, vec![]));
+    server.stop().unwrap();
+}
+
+/// Does nothing.
+struct Silent;
+
+impl Handler for Silent {
+    type Protocol = Native;
+
+    fn on_message(&mut self, _: &mut Conn<'_, Native>, _: Message<'_, Native>) {}
+}
+
+#[test]
+fn errors_of_binding_and_dialling_name_the_address() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap();
+    let Err(Error::Io(error)) = Server::<Native>::bind(addr, Silent) else { panic!("it is taken") };
+    assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    assert!(error.to_string().starts_with(&format!("{addr}: ")), "{error}");
+    let Err(Error::Io(error)) = Server::<Native>::bind("localhost", Silent) else {
+        panic!("there is no port")
+    };
+    assert!(error.to_string().contains("localhost"), "{error}");
+    assert!(error.to_string().contains("expected ip:port or host:port"), "{error}");
+    drop(taken);
+    let Err(Error::Io(error)) = Client::connect(addr) else { panic!("nobody listens") };
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    assert!(error.to_string().starts_with(&format!("{addr}: could not connect: ")), "{error}");
+}

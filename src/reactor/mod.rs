@@ -333,6 +333,10 @@ impl<P: Protocol> ReactorBuilder<P> {
         self
     }
 
+    pub(crate) const fn default_config(&self) -> &Config {
+        &self.config
+    }
+
     /// The commands, and the bytes of bodies in them, that wait in the mailbox at most; more are
     /// refused as full. One body is taken even if it is longer than that. Default: 65 536, 64 MiB.
     ///

@@ -15,7 +15,10 @@ use std::{
 use super::fleet::Fleet;
 use crate::{
     CallError, CloseReason, CloseReport, Config, Conn, ConnId, Handler, Message, PendingCall,
-    ReactorBuilder, Responder, SendError, error::error_code, protocol::Native,
+    ReactorBuilder, Reconnect, Responder, SendError, Tagged,
+    client::{Deaf, Record},
+    error::error_code,
+    protocol::Native,
     reactor::net::sim::SimWorld,
 };
 
@@ -255,4 +258,37 @@ fn one_answer_is_taken_however_long_it_is() {
     assert_eq!(outcomes[48], Ok(100_000));
     assert!(matches!(outcomes[49], Err(CallError::Remote { code: error_code::UNANSWERED, .. })));
     assert_eq!(server.1.take(), []);
+}
+
+#[test]
+fn client_without_a_handler_remembers_what_was_not_delivered() {
+    let mut config = Config::new();
+    config.offline_queue(300_000, Duration::from_secs(5));
+    config.reconnect(Reconnect::fixed(Duration::from_mins(10)));
+    let deaf = |record: &Record| Deaf::<Native>::new(record.clone(), &config);
+    let record = Record::default();
+    let (mut fleet, conn) =
+        pair(deaf(&Record::default()), deaf(&record), || builder().config(config.clone()));
+    let (world, hosts) = (fleet.world.clone(), [0, 1].map(|node| fleet.nodes[node].host));
+    let handle = fleet.handle(1);
+    world.cut(hosts[0], hosts[1]);
+    let accepted = (0..100_u8).take_while(|n| handle.send(conn, vec![*n; 100_000]).is_ok()).count();
+    fleet.run_for(Duration::from_secs(1));
+    world.reset(world.connections()[0]);
+    fleet.run_for(Duration::from_secs(1));
+    assert!(matches!(record.lock().last_close, Some(CloseReason::Network(_))));
+    let unsent = record.lock().undelivered;
+    assert!((3..=accepted as u64).contains(&unsent), "{unsent} of {accepted}");
+    // The oldest two, in order, are what fits.
+    let bodies = record.lock().take();
+    let first = accepted - usize::try_from(unsent).unwrap();
+    let numbers: Vec<_> = bodies.iter().map(|body| usize::from(body.1[0])).collect();
+    assert_eq!(numbers, [first, first + 1]);
+    // What is kept while the connection is down, for so long that it is too old.
+    handle.send(conn, "kept").unwrap();
+    fleet.run_for(Duration::from_mins(20));
+    assert_eq!(record.lock().undelivered, unsent + 1);
+    assert_eq!(record.lock().take(), [Tagged(0, "kept".into())]);
+    assert_eq!(record.lock().take(), []);
+    assert!(matches!(record.lock().last_close, Some(CloseReason::DialFailed(_))));
 }
