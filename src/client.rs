@@ -64,8 +64,8 @@ pub enum ClientState {
 }
 
 impl Client {
-    /// Connects with the native protocol and default settings, and blocks until that has succeeded
-    /// or every address was tried. What the server pushes or asks is ignored.
+    /// Connects with the native protocol and default settings, and blocks until the server has said
+    /// hello or every address was tried. What the server pushes or asks is ignored.
     ///
     /// # Errors
     ///

@@ -534,12 +534,13 @@ impl<P: Protocol> Handle<P> {
         self.ask(move |cx| cx.connect_target(target, &protocol, &config))?
     }
 
-    /// Dials, and blocks until the connection is up, or its first round of attempts has failed.
+    /// Dials, and blocks until the connection is up, or its first round of attempts has failed. Where the
+    /// format has a hello, up means that the peer's has come.
     ///
     /// # Errors
     ///
-    /// As [`connect`](Self::connect); [`Error::Io`] if the target can't be reached, and the connection
-    /// is gone then.
+    /// As [`connect`](Self::connect); [`Error::Io`], with the target, if it can't be reached, says no
+    /// hello in time (`TimedOut`) or something that is none (`InvalidData`). The connection is gone then.
     pub fn connect_and_wait<T>(
         &self,
         target: T,

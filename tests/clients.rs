@@ -409,3 +409,36 @@ fn errors_of_binding_and_dialling_name_the_address() {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     assert!(error.to_string().starts_with(&format!("{addr}: could not connect: ")), "{error}");
 }
+
+/// Accepts one connection, and does this with it.
+fn stranger(serve: fn(std::net::TcpStream)) -> std::net::SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || serve(listener.accept().unwrap().0));
+    addr
+}
+
+#[test]
+fn port_that_accepts_and_says_nothing_is_no_connection() {
+    let addr = stranger(|stream| {
+        // Until the client has given up.
+        let _ = io::copy(&mut &stream, &mut io::sink());
+    });
+    let mut config = Config::new();
+    config.hello_timeout(Duration::from_millis(50));
+    let connected = ClientBuilder::new(Native).config(config).connect(addr);
+    let Err(Error::Io(error)) = connected else { panic!("it said no hello") };
+    assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    assert!(error.to_string().contains("no hello within 50ms"), "{error}");
+}
+
+#[test]
+fn port_that_answers_with_garbage_is_no_connection() {
+    let addr = stranger(|mut stream| {
+        io::Write::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").unwrap();
+        let _ = io::copy(&mut &stream, &mut io::sink());
+    });
+    let Err(Error::Io(error)) = Client::connect(addr) else { panic!("it said no hello") };
+    assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+    assert!(error.to_string().contains("protocol error"), "{error}");
+}
