@@ -146,8 +146,7 @@ impl<P: Protocol> State<P> {
         let Some(slot) = self.get(id).filter(|slot| slot.is_up()) else {
             return Err(SendError::Closed);
         };
-        let (len, (max, limit)) =
-            (body.as_slice().len(), slot.link.body_limit(&slot.profile.config));
+        let (len, (max, limit)) = (body.as_slice().len(), slot.link.body_limit());
         if len > max {
             return Err(SendError::BodyTooLong { len, max, limit });
         }
