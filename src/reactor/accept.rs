@@ -32,7 +32,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
                     }
                     let Some(conn) = self.state.insert_accepted(id, peer) else {
                         self.sockets.net.close(stream);
-                        return;
+                        continue;
                     };
                     if let Err(error) = self.sockets.insert(conn, stream) {
                         self.state.discard(conn);

@@ -3,6 +3,7 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr, TcpStream},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
 };
@@ -14,6 +15,7 @@ use super::{
     slot::Phase,
     slots::{Alarm, State},
     sockets::Sockets,
+    turn::panic_text,
 };
 use crate::{
     ConnId, Context, ListenerId,
@@ -141,13 +143,21 @@ impl<P: Protocol> State<P> {
         config.max_connections_per_peer.filter(|max| of_peer >= *max)
     }
 
-    /// Takes a slot for a connection that a listener accepted.
+    /// Takes a slot for a connection that a listener accepted. `None` if the protocol's value can't be
+    /// cloned: there is no connection yet that this could end.
     pub(crate) fn insert_accepted(&mut self, id: ListenerId, peer: SocketAddr) -> Option<ConnId> {
-        let listener = self.listener_mut(id)?;
-        listener.connections += 1;
-        let profile = listener.profile.clone();
+        let profile = self.listener_mut(id)?.profile.clone();
         let is_counted = profile.config.max_connections_per_peer.is_some();
-        let conn = self.insert(profile, Role::Accepted, Phase::Connecting, peer);
+        let insert = || self.insert(profile, Role::Accepted, Phase::Connecting, peer);
+        let conn = match catch_unwind(AssertUnwindSafe(insert)) {
+            Ok(conn) => conn,
+            Err(panic) => {
+                log::error!("cloning a protocol panicked: {}", panic_text(&*panic));
+                self.stats.panics += 1;
+                return None;
+            }
+        };
+        self.listener_mut(id)?.connections += 1;
         self.slots[conn.slot() as usize].listener = Some(id);
         if is_counted {
             *self.per_peer.entry((id, peer.ip().to_canonical())).or_default() += 1;

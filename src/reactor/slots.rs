@@ -149,12 +149,13 @@ impl<P: Protocol> State<P> {
         phase: Phase,
         peer: SocketAddr,
     ) -> ConnId {
+        // First, as it may panic: it is the application's.
+        let protocol = profile.protocol.clone();
         let entry = self.slots.vacant_entry();
         let slot = u32::try_from(entry.key()).expect("ids name the slot");
         let board = &self.shared.board;
         let id = board.open(slot);
         let salt = self.rng.next();
-        let protocol = profile.protocol.clone();
         let link = Link::new(protocol, role, &profile.config, salt, self.now);
         board.set_max_body(slot, link.body_limit());
         board.set_answer_room(slot, profile.config.hard_limit / 4 * 3);
