@@ -5,7 +5,7 @@ use std::{any::Any, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{close::CloseMode, net::Net, send::Answer, slot::Waiter, turn::Engine};
+use super::{close::CloseMode, net::Net, send::Answer, slot::Waiter, turn::{Engine, drop_quietly}};
 use crate::{
     CallId, ConnId, Context, Handler, Tagged,
     call_cell::CallCell,
@@ -92,7 +92,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
                     cell.end(Err(CallError::Stopped { fate: Fate::NotSent }));
                 }
                 Command::Send { conn, tag, body, .. } => messages.push((conn, Tagged(tag, body))),
-                _ => {}
+                // Closures and bodies are the application's.
+                other => drop_quietly(|| drop(other)),
             }
         }
         messages
