@@ -440,6 +440,10 @@ impl<P: Protocol> Conn<'_, P> {
     }
 
     /// Stops reading from the peer; what arrives waits in the system, and slows the peer down.
+    ///
+    /// While something waits there unread, that counts as life, and no deadline of the peer's runs. So a
+    /// paused connection does not notice that its peer is gone, nor that TCP has given it up: that is
+    /// found by the first read after [`resume`](Self::resume), or by a write.
     pub fn pause(&mut self) {
         if let Some(slot) = self.cx.state.get_mut(self.id) {
             slot.epoch.is_paused = true;
@@ -448,8 +452,13 @@ impl<P: Protocol> Conn<'_, P> {
 
     /// Goes on reading.
     pub fn resume(&mut self) {
+        let now = self.cx.state.now;
         if let Some(slot) = self.cx.state.get_mut(self.id) {
-            slot.epoch.is_paused = false;
+            let was_paused = std::mem::take(&mut slot.epoch.is_paused);
+            if was_paused && slot.io.is_readable {
+                // What waited did so because of us: that does not count against the peer.
+                slot.link.handle_unread(now);
+            }
             self.cx.state.mark_ready(self.id);
         }
     }
