@@ -18,6 +18,9 @@ pub(crate) struct PendingCalls<Id, W> {
     next: Option<u64>,
     /// Whether `next` went past the last number.
     is_exhausted: bool,
+    /// How often all calls were looked at.
+    #[cfg(test)]
+    pub(crate) scans: u32,
 }
 
 /// A call in flight.
@@ -32,7 +35,13 @@ pub(crate) struct Pending<W> {
 
 impl<Id, W> Default for PendingCalls<Id, W> {
     fn default() -> Self {
-        Self { table: HashMap::default(), next: None, is_exhausted: false }
+        Self {
+            table: HashMap::default(),
+            next: None,
+            is_exhausted: false,
+            #[cfg(test)]
+            scans: 0,
+        }
     }
 }
 
@@ -59,12 +68,12 @@ impl<Id: Copy + Eq + Hash, W> PendingCalls<Id, W> {
         self.table.remove(id)
     }
 
-    pub(crate) fn get_mut(&mut self, id: &Id) -> Option<&mut Pending<W>> {
-        self.table.get_mut(id)
-    }
-
     /// Takes those out of which this holds, oldest first.
     pub(crate) fn take_where(&mut self, mut holds: impl FnMut(&Id) -> bool) -> Vec<Pending<W>> {
+        #[cfg(test)]
+        {
+            self.scans += 1;
+        }
         let taken = self.table.extract_if(|id, _| holds(id)).map(|(_, pending)| pending);
         let mut taken: Vec<_> = taken.collect();
         taken.sort_unstable_by_key(|pending| pending.number);

@@ -29,6 +29,7 @@ use super::{
     read_buffer::{LARGE_FRAME, ReadBuffer},
     requests::OpenRequests,
     spares::Spares,
+    timer_wheel::TimerKey,
     write_queue::{QueuePool, SHARE_BYTES, What, WriteQueue, Written},
 };
 use crate::{
@@ -109,6 +110,14 @@ pub(crate) enum Route<W, D> {
     /// The peer takes no new requests, with this reason. `excludes`: it handles fewer of ours than it
     /// said before.
     Goaway { text: PeerText, redial_after: Duration, excludes: bool },
+}
+
+/// A call that is about to start.
+#[derive(Debug)]
+pub(crate) struct NewCall<W> {
+    pub(crate) number: u64,
+    pub(crate) timer: Option<TimerKey>,
+    pub(crate) waiter: W,
 }
 
 /// What a deadline that has passed asks for.
@@ -635,20 +644,21 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         }
     }
 
-    /// Enters the call that [`next_call`](Self::next_call) allowed, and queues its request.
+    /// Enters the call that [`next_call`](Self::next_call) allowed, and queues its request. In this
+    /// order, so that it ends also where encoding it panics.
     pub(crate) fn push_call(
         &mut self,
-        number: u64,
         head: &Head<P::Id>,
         body: impl Body,
-        waiter: W,
+        call: NewCall<W>,
         pool: &mut QueuePool,
     ) {
         let queued = self.out.as_ref().map_or(0, |queue| queue.frame_bytes());
-        self.push_frame(head, body, What::Request, pool);
         let talk = self.talk.as_mut().expect("next_call made it");
         let starts_at = talk.written + queued as u64;
-        talk.calls.insert(head.id, Pending { number, starts_at, timer: None, waiter });
+        let NewCall { number, timer, waiter } = call;
+        talk.calls.insert(head.id, Pending { number, starts_at, timer, waiter });
+        self.push_frame(head, body, What::Request, pool);
     }
 
     /// The kind that a request has on the wire.
@@ -659,10 +669,6 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     /// The id on the wire of our call of that number.
     pub(crate) fn call_id(&self, number: u64) -> Option<P::Id> {
         self.protocol.call_id(number, self.salt)
-    }
-
-    pub(crate) fn call_mut(&mut self, id: &P::Id) -> Option<&mut Pending<W>> {
-        self.talk.as_mut()?.calls.get_mut(id)
     }
 
     pub(crate) fn take_call(&mut self, id: &P::Id) -> Option<Pending<W>> {
@@ -689,6 +695,12 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     pub(crate) fn calls_in_flight(&self) -> usize {
         self.talk.as_ref().map_or(0, |talk| talk.calls.len())
+    }
+
+    /// How often all calls in flight were looked at.
+    #[cfg(test)]
+    pub(crate) fn call_scans(&self) -> u32 {
+        self.talk.as_ref().map_or(0, |talk| talk.calls.scans)
     }
 
     // ---- requests of the peer's ----

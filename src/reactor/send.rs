@@ -15,7 +15,10 @@ use super::{
 use crate::{
     CallId, ConnId, Tagged,
     body::Body,
-    core::{connection::CallRefusal, write_queue::What},
+    core::{
+        connection::{CallRefusal, NewCall},
+        write_queue::What,
+    },
     error::{CallError, CloseReason, Fate, NetworkError, SendError},
     protocol::{Correlation, Head, Kind, Protocol},
 };
@@ -310,14 +313,10 @@ impl<P: Protocol> State<P> {
             millis: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX).max(1),
         };
         let call = CallId::new(slot.epoch.number, number);
-        slot.link.push_call(number, &head, body, waiter, &mut self.pool);
-        if let Some(deadline) = now.checked_add(timeout) {
-            let key = self.wheel.insert(deadline, Alarm::Call(id, call));
-            if let Some(pending) = slot.link.call_mut(&wire_id) {
-                pending.timer = Some(key);
-            }
-        }
+        let deadline = now.checked_add(timeout);
+        let timer = deadline.map(|at| self.wheel.insert(at, Alarm::Call(id, call)));
         self.stats.calls_in_flight += 1;
+        slot.link.push_call(&head, body, NewCall { number, timer, waiter }, &mut self.pool);
         self.mark_dirty(id);
         self.charge(id);
         // Who waits for answers reads on.
