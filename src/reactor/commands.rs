@@ -5,7 +5,13 @@ use std::{any::Any, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{close::CloseMode, net::Net, send::Answer, slot::Waiter, turn::{Engine, drop_quietly}};
+use super::{
+    close::CloseMode,
+    net::Net,
+    send::Answer,
+    slot::Waiter,
+    turn::{Engine, drop_quietly},
+};
 use crate::{
     CallId, ConnId, Context, Handler, Tagged,
     call_cell::CallCell,

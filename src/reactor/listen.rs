@@ -15,12 +15,12 @@ use super::{
     slot::Phase,
     slots::{Alarm, State},
     sockets::Sockets,
-    turn::panic_text,
 };
 use crate::{
     ConnId, Context, ListenerId,
     config::Config,
     core::{connection::Role, timer_wheel::TimerKey},
+    error::panic_text,
     protocol::Protocol,
 };
 

@@ -77,6 +77,12 @@ impl<P: Protocol> Profiles<P> {
         profile
     }
 
+    /// The most that are under one hash, and so compared with one another.
+    #[cfg(test)]
+    pub(crate) fn most_alike(&self) -> usize {
+        self.shared.values().map(Vec::len).max().unwrap_or(0)
+    }
+
     /// Forgets those that nobody uses any more.
     fn sweep(&mut self) {
         self.shared.retain(|_, alike| {

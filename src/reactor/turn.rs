@@ -558,7 +558,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
             if let Some(queue) = &slot.link.out {
                 queue.check();
             }
-            assert!(slot.link.queued_cost() <= config.hard_limit + config.max_body + 4096);
+            let most = config.hard_limit.saturating_add(config.max_body).saturating_add(4096);
+            assert!(slot.link.queued_cost() <= most);
             let (io, lists) = (slot.io, slot.lists);
             assert!(!lists.is_ready || ready.contains(&slot.id.slot()), "in no list to be read");
             assert!(!lists.is_dirty || dirty.contains(&slot.id.slot()), "in no list to be flushed");

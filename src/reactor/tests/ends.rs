@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use super::script::{SERVER, Script, accepted, call, pair};
+use super::{
+    bent::{Bend, bent_pair, raw},
+    script::{SERVER, Script, accepted, call, pair},
+};
 use crate::{
-    CallError, Config, Fate, Incident, ReactorBuilder, Reconnect, SendError,
-    protocol::Native,
+    CallError, Config, Fate, Incident, ReactorBuilder, Reconnect,
+    protocol::{Hello, Native, Protocol},
     reactor::{net::sim::SimWorld, slot::Phase, tests::fleet::Fleet},
 };
 
@@ -258,9 +261,8 @@ fn broadcast_reaches_nobody_who_has_not_said_hello() {
     fleet.nodes[1].engine.context().connect(SERVER).unwrap();
     let (one, other) = (fleet.nodes[0].host, fleet.nodes[1].host);
     // The client's hello is held back: the server has a connection, and no peer.
-    while fleet.nodes[0].engine.state.stats.accepted == 0 {
-        fleet.run_for(Duration::from_micros(10));
-    }
+    let has_accepted = |fleet: &mut Fleet<Script>| fleet.nodes[0].engine.state.stats.accepted == 1;
+    assert!(fleet.run_until(SECOND, has_accepted));
     world.cut_one_way(other, one);
     fleet.run_for(SECOND);
     assert_eq!(fleet.nodes[0].engine.context().broadcast(crate::Audience::All, "news"), 0);
@@ -275,28 +277,23 @@ fn broadcast_reaches_nobody_who_has_not_said_hello() {
 #[test]
 fn calls_are_refused_and_messages_kept_until_the_peer_has_said_hello() {
     let world = SimWorld::new(1);
-    let ((server, seen), (client, _)) = (Script::noting(), Script::noting());
-    let mut fleet = Fleet::new(world.clone());
-    fleet.add(1, ReactorBuilder::new(Native).seed(1), server);
-    fleet.add(2, ReactorBuilder::new(Native).seed(2), client);
-    let (one, other) = (fleet.nodes[0].host, fleet.nodes[1].host);
-    fleet.nodes[0].engine.context().listen(SERVER).unwrap();
-    let conn = fleet.nodes[1].engine.context().connect(SERVER).unwrap();
-    let phase =
-        |fleet: &Fleet<Script>| fleet.nodes[1].engine.state.get(conn).map(|slot| slot.phase);
-    while phase(&fleet) != Some(Phase::Greeting) {
-        fleet.run_for(Duration::from_micros(10));
-    }
-    world.cut_one_way(one, other);
-    fleet.run_for(SECOND);
+    let ((server, seen), (client, log)) = (Script::noting(), Script::noting());
+    let bends = [Bend::Silent, Bend::Nothing];
+    let (mut fleet, conn) = bent_pair(&world, bends, [server, client], &Config::new());
+    let phase = fleet.nodes[1].engine.state.get(conn).map(|slot| slot.phase);
+    assert_eq!((phase, log.count("connect")), (Some(Phase::Greeting), 0));
     let handle = fleet.handle(1);
     assert!(handle.is_open(conn) && !handle.is_up(conn));
     handle.send(conn, "kept").unwrap();
     let mut cx = fleet.nodes[1].engine.context();
     let refused = call(&mut cx.conn(conn).unwrap(), "early", SECOND).unwrap_err();
     assert!(matches!(refused, CallError::Disconnected { fate: Fate::NotSent, .. }), "{refused}");
-    world.heal(one, other);
+    let hello = Hello::new(1000, 10, 0, 0);
+    let at_server = accepted(&mut fleet);
+    let mut frame = Vec::new();
+    Native.encode_hello(&hello, &mut frame);
+    fleet.handle(0).send(at_server, raw(&frame)).unwrap();
     fleet.run_for(SECOND);
     assert_eq!(seen.lines("message"), ["message kept"]);
-    assert_ne!(handle.send(conn, "now"), Err(SendError::Closed));
+    assert!(handle.is_up(conn));
 }

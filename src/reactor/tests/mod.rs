@@ -2,14 +2,21 @@
 //!
 //! `LONGHAUL_SEEDS=100000` runs more seeds, `LONGHAUL_SEED=7` replays one and prints its trace.
 
+mod bent;
 mod conversation;
+mod deadlines;
+mod dialling;
 mod ends;
 mod fleet;
 mod ids;
 mod ledger;
 mod outages;
+mod panics;
+mod queues;
 mod rules;
 mod script;
 mod spin;
+mod stops;
+mod strangers;
 mod threads;
 mod unsent;
