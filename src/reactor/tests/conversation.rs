@@ -4,245 +4,26 @@
 //! as the seed has it; the ledger knows what must have come of each.
 
 use std::{
-    collections::HashMap,
     env,
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::Arc,
     thread,
     time::Duration,
 };
 
 use super::{
     fleet::Fleet,
-    ledger::{NodeNumber, SharedLedger},
+    ledger::{Ledger, SharedLedger},
+    plants::{Plant, Spoken},
+    talker::{NEWS, PUSH, Plan, Talker, body},
+    verdicts::{Check, PLANNED, Verdict, Verdicts},
 };
 use crate::{
-    Audience, CallError, CloseReason, CloseReport, Config, Conn, ConnId, Context, Handle, Handler,
-    Incident, Message, ReactorBuilder, Reconnect, Reply, Responder, Tagged,
-    handler::Timer,
-    protocol::{Any, Kind, Protocol as _},
-    reactor::net::sim::{ConnectionId, SimRng, SimWorld},
+    Config, ConnId, Handle, ReactorBuilder, Reconnect, Tagged,
+    protocol::{Any, Protocol as _},
+    reactor::net::sim::{SimRng, SimWorld},
 };
-
-/// What a body is, in its first byte.
-const PUSH: u8 = 1;
-const REQUEST: u8 = 2;
-const ANSWER: u8 = 3;
-const NEWS: u8 = 4;
-
-const RESUME: u64 = 1;
-const ANSWER_LATER: u64 = 2;
-
-/// How a run is set up.
-#[derive(Clone, Debug)]
-struct Plan {
-    protocol: Any,
-    has_calls: bool,
-    /// Chances of what a callback does, in percent.
-    rude: usize,
-    clients: u8,
-    rounds: usize,
-    largest: usize,
-}
-
-/// One side of the conversation.
-struct Talker {
-    node: NodeNumber,
-    world: SimWorld,
-    ledger: SharedLedger,
-    rng: SimRng,
-    plan: Plan,
-    /// The connections that are up, with their channel.
-    up: HashMap<ConnId, ConnectionId>,
-    /// Our and the peer's address of each channel.
-    ends: HashMap<ConnectionId, (SocketAddr, SocketAddr)>,
-    later: Vec<(u64, Responder<Any>, bool)>,
-    last_news: HashMap<(NodeNumber, ConnId), u64>,
-    news: u64,
-}
-
-type Link<'a> = Conn<'a, Any>;
-
-impl Talker {
-    fn body(&mut self, kind: u8, conn: ConnId, number: u64) -> Vec<u8> {
-        let mut body = vec![kind];
-        body.extend_from_slice(&self.node.to_be_bytes());
-        body.extend_from_slice(&conn.as_u64().to_be_bytes());
-        body.extend_from_slice(&number.to_be_bytes());
-        let len = if self.rng.chance(0.05) { self.plan.largest } else { 200 };
-        let filler = self.rng.below(len + 1);
-        body.resize(body.len() + filler, (number % 251) as u8);
-        body
-    }
-
-    fn push(&mut self, conn: &mut Link<'_>) {
-        let number = self.ledger.borrow().next_number(self.node, conn.id());
-        let body = self.body(PUSH, conn.id(), number);
-        if conn.send(body).is_ok() {
-            self.ledger.borrow_mut().accepted(self.node, conn.id());
-        }
-    }
-
-    fn call(&mut self, conn: &mut Link<'_>) {
-        let number = self.ledger.borrow_mut().start_call();
-        let body = self.body(REQUEST, conn.id(), number);
-        let timeout = self.rng.duration(&(Duration::ZERO..=Duration::from_secs(20)));
-        let callback =
-            move |talker: &mut Self, _: &mut Link<'_>, result: Result<Reply<'_>, CallError>| {
-                let outcome = result.as_ref().map(|reply| Parsed::of(reply.body()).number);
-                talker.ledger.borrow_mut().end_call(number, outcome);
-            };
-        if conn.call::<Self>(body, timeout, callback).is_err() {
-            self.ledger.borrow_mut().refused_call(number);
-        }
-    }
-
-    fn act(&mut self, conn: &mut Link<'_>) {
-        match self.rng.below(100) {
-            0..40 => self.push(conn),
-            40..60 if self.plan.has_calls => self.call(conn),
-            60..63 => {
-                self.news += 1;
-                let body = self.body(NEWS, conn.id(), self.news);
-                let receivers = conn.broadcast(Audience::All, body);
-                self.ledger.borrow_mut().broadcast(self.node, receivers);
-            }
-            63..66 => {
-                conn.pause();
-                let after = self.rng.duration(&(Duration::ZERO..=Duration::from_secs(2)));
-                conn.set_timer(after, RESUME);
-            }
-            n if n >= 100 - self.plan.rude => match self.rng.below(6) {
-                0 => conn.close(),
-                1 => conn.drain(),
-                2 => conn.abort(),
-                3 => panic!("planned"),
-                4 => {
-                    let other = self.up.keys().min().copied();
-                    if let Some(mut other) = other.and_then(|id| conn.conn(id)) {
-                        other.close();
-                    }
-                }
-                _ => conn.join("room"),
-            },
-            _ => {}
-        }
-    }
-
-    fn answer(&mut self, conn: &mut Link<'_>, msg: &Message<'_, Any>, number: u64) {
-        self.ledger.borrow_mut().saw_request(number);
-        let body = self.body(ANSWER, conn.id(), number);
-        match self.rng.below(10) {
-            0 => {}
-            1 => {
-                let _ = conn.fail(msg, 300, "no");
-            }
-            2 | 3 => {
-                if let Ok(responder) = conn.defer(msg) {
-                    let after = self.rng.duration(&(Duration::ZERO..=Duration::from_secs(8)));
-                    self.later.push((number, responder, self.rng.chance(0.2)));
-                    conn.set_timer(after, ANSWER_LATER);
-                }
-            }
-            _ => {
-                if conn.reply(msg, body).is_ok() {
-                    self.ledger.borrow_mut().answered(number);
-                }
-            }
-        }
-    }
-}
-
-struct Parsed {
-    kind: u8,
-    from: (NodeNumber, ConnId),
-    number: u64,
-}
-
-impl Parsed {
-    fn of(body: &[u8]) -> Self {
-        let word = |at: usize| u64::from_be_bytes(body[at..at + 8].try_into().unwrap());
-        let number = word(17);
-        assert!(body[25..].iter().all(|byte| *byte == (number % 251) as u8), "a torn body");
-        Self { kind: body[0], from: (word(1), ConnId::from_u64(word(9))), number }
-    }
-}
-
-impl Handler for Talker {
-    type Protocol = Any;
-
-    fn on_connect(&mut self, conn: &mut Link<'_>) {
-        let (local, peer) = (conn.local_addr().unwrap(), conn.peer_addr().unwrap());
-        let channel = self.world.find(local, peer).expect("the world knows the connection");
-        assert!(self.up.insert(conn.id(), channel).is_none(), "connected twice");
-        self.ends.insert(channel, (local, peer));
-        // What is sent here goes before what was kept, which the numbers of pushes don't allow for.
-        if self.plan.has_calls && self.rng.chance(0.5) {
-            self.call(conn);
-        }
-    }
-
-    fn on_message(&mut self, conn: &mut Link<'_>, msg: Message<'_, Any>) {
-        let channel = *self.up.get(&conn.id()).expect("messages come within an epoch");
-        let parsed = Parsed::of(msg.body());
-        match parsed.kind {
-            PUSH => self.ledger.borrow_mut().received(parsed.from, channel, parsed.number),
-            REQUEST => self.answer(conn, &msg, parsed.number),
-            NEWS => {
-                let last = self.last_news.entry((parsed.from.0, conn.id())).or_default();
-                assert!(parsed.number > *last, "news came twice or late");
-                *last = parsed.number;
-            }
-            // The late answer to a call that is over, which the format can't tell from a message.
-            ANSWER => assert!(msg.kind() == Kind::Plain, "{:?}", msg.kind()),
-            other => panic!("a body of kind {other}"),
-        }
-        for _ in 0..self.rng.below(3) {
-            self.act(conn);
-        }
-    }
-
-    fn on_disconnect(&mut self, conn: &mut Link<'_>, report: &CloseReport) {
-        let channel = self.up.remove(&conn.id()).expect("disconnected exactly once");
-        assert!(!matches!(report.reason, CloseReason::Protocol(_)), "{report}");
-        let stats = conn.conn_stats();
-        let mut ledger = self.ledger.borrow_mut();
-        let from = (self.node, conn.id());
-        ledger.sent(from, channel, stats.messages_out, report.unsent_messages);
-        // The network may lose what a peer wrote before it closed; what it brought must be handled.
-        let (local, peer) = self.ends[&channel];
-        let flow = self.world.flow(peer, local).expect("the world knows the connection");
-        let is_whole = report.reason == CloseReason::PeerClosed && flow.read == flow.written;
-        ledger.read(self.node, channel, stats.messages_in, is_whole);
-    }
-
-    fn on_timer(&mut self, cx: &mut Context<'_, Any>, timer: Timer) {
-        match timer.token {
-            RESUME => {
-                if let Some(mut conn) = timer.conn.and_then(|id| cx.conn(id)) {
-                    conn.resume();
-                }
-            }
-            ANSWER_LATER if !self.later.is_empty() => {
-                let at = self.rng.below(self.later.len());
-                let (number, responder, is_dropped) = self.later.swap_remove(at);
-                let body = self.body(ANSWER, responder.conn(), number);
-                if !is_dropped {
-                    // Said before, as the answer may be refused later on the loop.
-                    self.ledger.borrow_mut().answered(number);
-                    let _ = responder.reply(body);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn on_error(&mut self, _: &mut Context<'_, Any>, incident: &Incident) {
-        if let Incident::Undelivered { conn, messages } = incident {
-            self.ledger.borrow_mut().undelivered((self.node, *conn), *messages);
-        }
-    }
-}
 
 fn config(rng: &mut SimRng) -> Config {
     let mut config = Config::new();
@@ -264,44 +45,52 @@ fn config(rng: &mut SimRng) -> Config {
     config
 }
 
-fn run(seed: u64, world: &SimWorld) {
+const SERVER: &str = "10.0.0.1:7001";
+
+/// Runs the conversation of a seed. What callbacks find goes to the verdicts; what is found outside
+/// of them, too, or panics.
+fn run(seed: u64, world: &SimWorld, verdicts: &Verdicts, plant: Option<Plant>) {
     let mut rng = SimRng::new(seed ^ 0x5EED);
     let names = Any::NAMES;
-    let plan = Plan {
+    let plan = Arc::new(Plan {
         protocol: names[rng.below(names.len())].parse().unwrap(),
         has_calls: rng.chance(0.7),
         rude: rng.below(4),
         clients: 1 + u8::try_from(rng.below(4)).unwrap(),
         rounds: 20 + rng.below(60),
         largest: if rng.chance(0.1) { 100_000 } else { 5000 },
-    };
-    let ledger = SharedLedger::default();
+        plant,
+    });
+    let ledger = SharedLedger::new(Ledger::new(verdicts.clone()).into());
     ledger.borrow_mut().has_only_pushes = !plan.has_calls;
     let mut fleet = Fleet::new(world.clone());
+    fleet.verdicts = verdicts.clone();
     let builder = |rng: &mut SimRng| {
-        let builder = ReactorBuilder::new(plan.protocol).config(config(rng)).seed(rng.next());
+        let spoken = Spoken { any: plan.protocol, plant };
+        let builder = ReactorBuilder::new(spoken).config(config(rng)).seed(rng.next());
         // Where kinds tell replies from requests both sides may use the same ids.
         let is_near_end = plan.protocol.name() == "native" && rng.chance(0.2);
         if is_near_end { builder.first_call(u64::MAX - 3) } else { builder }
     };
     for number in 0..=plan.clients {
-        let talker = Talker {
-            node: u64::from(number),
-            world: world.clone(),
-            ledger: ledger.clone(),
-            rng: SimRng::new(rng.next()),
-            plan: plan.clone(),
-            up: HashMap::new(),
-            ends: HashMap::new(),
-            later: Vec::new(),
-            last_news: HashMap::new(),
-            news: 0,
-        };
+        let talker = Talker::new(
+            u64::from(number),
+            world.clone(),
+            verdicts.clone(),
+            ledger.clone(),
+            SimRng::new(rng.next()),
+            plan.clone(),
+        );
         fleet.add(number + 1, builder(&mut rng), talker);
     }
-    let server = ([10, 0, 0, 1], 7001).into();
+    let server = SERVER.parse().unwrap();
     let _ = listen(&mut fleet, server);
-    world.add_name("server", vec![[10, 0, 0, 1].into()]);
+    if plant == Some(Plant::WritesLess) {
+        let mut faults = world.faults();
+        faults.lost_by_write = 0.05;
+        world.set_faults(faults);
+    }
+    world.add_name("server", vec![server.ip()]);
     let mut conns = Vec::new();
     for client in 1..=usize::from(plan.clients) {
         let engine = &mut fleet.nodes[client].engine;
@@ -320,6 +109,9 @@ fn run(seed: u64, world: &SimWorld) {
     }
     // The network recovers, and whoever was not closed for good comes back.
     world.calm();
+    if plant == Some(Plant::NeverRecovers) {
+        world.black_hole(server.ip());
+    }
     fleet.run_for(Duration::from_secs(60));
     let alive = |fleet: &Fleet<Talker>| {
         conns.iter().all(|(client, conn)| {
@@ -327,17 +119,17 @@ fn run(seed: u64, world: &SimWorld) {
             !handle.is_open(*conn) || handle.is_up(*conn)
         })
     };
-    assert!(
-        fleet.nodes[0].engine.state.listeners.is_empty()
-            || fleet.run_until(Duration::from_secs(600), |fleet| alive(fleet)),
-        "a client did not come back"
-    );
-    assert!(fleet.stop(), "stopping took too long");
+    let is_back = fleet.nodes[0].engine.state.listeners.is_empty()
+        || fleet.run_until(Duration::from_secs(600), |fleet| alive(fleet));
+    verdicts.check(Check::ComesBack, is_back, || "a client did not come back".into());
+    let is_stopped = fleet.stop();
+    verdicts.check(Check::Stops, is_stopped, || "stopping took too long".into());
     for node in &mut fleet.nodes {
         node.engine.handler.later.clear();
     }
-    fleet.assert_empty();
+    fleet.check_empty();
     ledger.borrow().settle();
+    fleet.judge();
 }
 
 /// Binds the server, through the errors that the seed may have planned for that.
@@ -361,15 +153,11 @@ fn outside(
     ledger: &SharedLedger,
     plan: &Plan,
 ) {
-    let handle: Handle<Any> = fleet.handle(client);
+    let handle: Handle<Spoken> = fleet.handle(client);
     let talker = &fleet.nodes[client].engine.handler;
     for _ in 0..rng.below(8) {
         let number = ledger.borrow().next_number(talker.node, conn);
-        let mut body = vec![PUSH];
-        body.extend_from_slice(&talker.node.to_be_bytes());
-        body.extend_from_slice(&conn.as_u64().to_be_bytes());
-        body.extend_from_slice(&number.to_be_bytes());
-        body.resize(body.len() + rng.below(300), (number % 251) as u8);
+        let body = body(PUSH, (talker.node, conn), number, rng.below(300));
         if handle.send(conn, Tagged(3, body)).is_ok() {
             ledger.borrow_mut().accepted(talker.node, conn);
         }
@@ -387,24 +175,41 @@ fn outside(
     }
 }
 
-/// Runs a seed; a failure names it.
-fn run_seed(seed: u64) -> u64 {
+/// How a run failed: the verdict, if it is one, and the panic that it ended with.
+struct Failure {
+    verdict: Option<Verdict>,
+    panic: Box<dyn std::any::Any + Send>,
+}
+
+/// Runs a seed and returns the hash of its trace.
+fn run_seed(seed: u64, plant: Option<Plant>) -> Result<u64, Failure> {
     let world = SimWorld::with_faults(seed);
-    let is_replay = env::var("LONGHAUL_SEED").is_ok();
+    let verdicts = Verdicts::default();
+    let is_replay = plant.is_none() && env::var("LONGHAUL_SEED").is_ok();
     world.keep_trace(is_replay);
-    let result = catch_unwind(AssertUnwindSafe(|| run(seed, &world)));
-    if let Err(panic) = result {
-        if is_replay {
-            for line in world.trace() {
-                eprintln!("{line}");
-            }
+    let result = catch_unwind(AssertUnwindSafe(|| run(seed, &world, &verdicts, plant)));
+    if is_replay && result.is_err() {
+        for line in world.trace() {
+            eprintln!("{line}");
         }
+    }
+    match result {
+        Ok(()) => Ok(world.trace_hash()),
+        Err(panic) => Err(Failure { verdict: verdicts.first(), panic }),
+    }
+}
+
+/// Runs a seed that must not fail; a failure names it.
+fn pass_seed(seed: u64) -> u64 {
+    run_seed(seed, None).unwrap_or_else(|Failure { verdict, panic }| {
         eprintln!(
             "seed {seed} failed; LONGHAUL_SEED={seed} cargo test --lib conversation replays it"
         );
+        if let Some(Verdict { check, text }) = verdict {
+            eprintln!("{check:?}: {text}");
+        }
         resume_unwind(panic);
-    }
-    world.trace_hash()
+    })
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -417,7 +222,11 @@ fn hush() {
     ONCE.call_once(|| {
         let print = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
-            if panic.payload().downcast_ref::<&str>() != Some(&"planned") {
+            let text = panic.payload().downcast_ref::<&str>();
+            let text = text
+                .copied()
+                .or_else(|| panic.payload().downcast_ref::<String>().map(String::as_str));
+            if text != Some(PLANNED) {
                 print(panic);
             }
         }));
@@ -428,7 +237,7 @@ fn hush() {
 fn every_message_and_call_is_accounted_for_over_thousands_of_seeds() {
     hush();
     if let Some(seed) = number("LONGHAUL_SEED") {
-        run_seed(seed);
+        pass_seed(seed);
         return;
     }
     let count = number("LONGHAUL_SEEDS").unwrap_or(3000);
@@ -441,7 +250,7 @@ fn every_message_and_call_is_accounted_for_over_thousands_of_seeds() {
         for first in 0..threads {
             scope.spawn(move || {
                 for seed in (first..count).step_by(usize::try_from(threads).unwrap()) {
-                    run_seed(if seed < fixed { seed } else { fresh + seed });
+                    pass_seed(if seed < fixed { seed } else { fresh + seed });
                 }
             });
         }
@@ -452,7 +261,39 @@ fn every_message_and_call_is_accounted_for_over_thousands_of_seeds() {
 fn same_seed_gives_the_same_trace() {
     hush();
     for seed in 0..20 {
-        assert_eq!(run_seed(seed), run_seed(seed), "seed {seed}");
+        assert_eq!(pass_seed(seed), pass_seed(seed), "seed {seed}");
     }
-    assert_ne!(run_seed(1), run_seed(2));
+    assert_ne!(pass_seed(1), pass_seed(2));
+}
+
+#[test]
+fn run_that_draws_from_elsewhere_gives_another_trace() {
+    hush();
+    let run = |seed| run_seed(seed, Some(Plant::DrawsFromOutside)).ok();
+    assert!((0..20).any(|seed| run(seed) != run(seed)));
+}
+
+/// Each check is not blind: it finds the bug that is planted for it.
+#[test]
+fn every_check_finds_its_planted_bug() {
+    hush();
+    let missed: Vec<_> = Plant::ALL
+        .into_iter()
+        .filter_map(|(plant, check, seeds)| {
+            let mut others = Vec::new();
+            for seed in 0..seeds {
+                let Err(failure) = run_seed(seed, Some(plant)) else { continue };
+                match failure.verdict {
+                    Some(verdict) if verdict.check == check => {
+                        eprintln!("{plant:?} was found by {check:?} with seed {seed}");
+                        return None;
+                    }
+                    other => others.push((seed, other)),
+                }
+            }
+            others.truncate(3);
+            Some(format!("{plant:?} was not found by {check:?}: {others:?}"))
+        })
+        .collect();
+    assert!(missed.is_empty(), "{missed:#?}");
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::verdicts::{Check, Verdicts};
 use crate::{
     Handle, Handler, ReactorBuilder,
     core::moment::Moment,
@@ -25,6 +26,8 @@ pub(super) struct Fleet<H: Handler> {
     standing: u32,
     /// Whether the invariants are checked after each turn, which costs as much as there are slots.
     pub(super) is_checked: bool,
+    /// What callbacks found wrong, judged after each turn.
+    pub(super) verdicts: Verdicts,
 }
 
 /// Turns at one moment after which nothing can be happening any more but a spin.
@@ -32,7 +35,13 @@ const SPIN: u32 = 1_000_000;
 
 impl<H: Handler> Fleet<H> {
     pub(super) fn new(world: SimWorld) -> Self {
-        Self { world, nodes: Vec::new(), standing: 0, is_checked: true }
+        Self {
+            world,
+            nodes: Vec::new(),
+            standing: 0,
+            is_checked: true,
+            verdicts: Verdicts::default(),
+        }
     }
 
     /// Starts a reactor on the host of that number, at 10.0.0.number.
@@ -64,6 +73,7 @@ impl<H: Handler> Fleet<H> {
                 }
             }
         }
+        self.judge();
         match self.next() {
             Some(at) if at < end => {
                 self.standing = if at > self.world.now() { 0 } else { self.standing + 1 };
@@ -80,6 +90,12 @@ impl<H: Handler> Fleet<H> {
                 false
             }
         }
+    }
+
+    /// Panics if a callback found something wrong, or panicked although that was not planned.
+    #[track_caller]
+    pub(super) fn judge(&self) {
+        self.verdicts.judge(self.nodes.iter().map(|node| node.engine.state.stats.panics).sum());
     }
 
     fn next(&self) -> Option<Moment> {
@@ -121,23 +137,28 @@ impl<H: Handler> Fleet<H> {
     }
 
     /// What must hold when all has stopped: nothing is left anywhere.
-    pub(super) fn assert_empty(&self) {
+    pub(super) fn check_empty(&self) {
+        let leaves = |what: &str, count: usize| {
+            self.verdicts
+                .check(Check::NothingLeft, count == 0, || format!("{what} are left: {count}"))
+        };
+        let count = |number: u64| usize::try_from(number).expect("a count");
         for node in &self.nodes {
             let state = &node.engine.state;
-            assert_eq!(state.slots.len(), 0, "slots are left");
-            assert_eq!(state.wheel.len(), 0, "timers are left");
-            assert!(state.listeners.is_empty() && state.groups.is_empty());
-            assert!(state.per_peer.is_empty() && state.awaited.is_empty());
-            assert!(
-                state.ended.is_empty()
-                    && state.ended_calls.is_empty()
-                    && state.undelivered.is_empty()
-            );
-            assert!(!node.engine.has_post(), "commands are left");
-            assert_eq!(state.stats.calls_in_flight, 0);
-            assert_eq!(state.stats.connections, 0);
+            leaves("slots", state.slots.len());
+            leaves("timers", state.wheel.len());
+            leaves("listeners", state.listeners.len());
+            leaves("groups", state.groups.len());
+            leaves("addresses of peers", state.per_peer.len());
+            leaves("threads that wait", state.awaited.len());
+            leaves("ended connections", state.ended.len());
+            leaves("ended calls", state.ended_calls.len());
+            leaves("undelivered messages", state.undelivered.len());
+            leaves("commands", usize::from(node.engine.has_post()));
+            leaves("calls in flight", count(state.stats.calls_in_flight));
+            leaves("connections", count(state.stats.connections));
         }
-        assert_eq!(self.world.open_descriptors(), 0, "descriptors are left");
-        assert_eq!(self.world.leaks(), 0, "sockets were dropped and not closed");
+        leaves("descriptors", self.world.open_descriptors());
+        leaves("sockets that were dropped and not closed", self.world.leaks());
     }
 }

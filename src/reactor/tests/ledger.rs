@@ -6,6 +6,7 @@ use std::{
     rc::Rc,
 };
 
+use super::verdicts::{Check, Verdicts};
 use crate::{CallError, ConnId, Fate, reactor::net::sim::ConnectionId};
 
 /// Shared by all handlers of a run.
@@ -14,6 +15,7 @@ pub(super) type SharedLedger = Rc<RefCell<Ledger>>;
 /// The books of one run.
 #[derive(Default)]
 pub(super) struct Ledger {
+    verdicts: Verdicts,
     /// Every accepted message is a push, so that all can be accounted for one by one.
     pub(super) has_only_pushes: bool,
     senders: HashMap<(NodeNumber, ConnId), Sender>,
@@ -62,6 +64,10 @@ struct Call {
 }
 
 impl Ledger {
+    pub(super) fn new(verdicts: Verdicts) -> Self {
+        Self { verdicts, ..Self::default() }
+    }
+
     // ---- messages ----
 
     /// The number of the next message of a sender.
@@ -83,11 +89,13 @@ impl Ledger {
         channel: ConnectionId,
         number: u64,
     ) {
-        let sender = self.senders.entry(from).or_default();
-        assert!(number <= sender.accepted, "message {number} of {from:?} was never accepted");
-        assert!(sender.seen.insert(number), "message {number} of {from:?} came twice");
-        let last = &mut self.flows.entry((channel, from.0 != 0)).or_default().last_seen;
-        assert!(number > *last, "message {number} of {from:?} came late");
+        let Self { verdicts, senders, flows, .. } = self;
+        let sender = senders.entry(from).or_default();
+        let what = |how| move || format!("message {number} of {from:?} {how}");
+        verdicts.check(Check::Accepted, number <= sender.accepted, what("was never accepted"));
+        verdicts.check(Check::Once, sender.seen.insert(number), what("came twice"));
+        let last = &mut flows.entry((channel, from.0 != 0)).or_default().last_seen;
+        verdicts.check(Check::InOrder, number > *last, what("came late"));
         *last = number;
     }
 
@@ -103,7 +111,8 @@ impl Ledger {
         sender.written += written;
         sender.unsent += unsent;
         let flow = self.flows.entry((channel, from.0 != 0)).or_default();
-        assert!(flow.written.replace(written).is_none(), "an epoch ended twice at its sender");
+        let is_first = flow.written.replace(written).is_none();
+        self.verdicts.check(Check::SenderEndsOnce, is_first, || format!("{channel:?}"));
     }
 
     /// An epoch ended at its receiver: what it received, and whether that is all there was.
@@ -115,7 +124,8 @@ impl Ledger {
         is_whole: bool,
     ) {
         let flow = self.flows.entry((channel, to == 0)).or_default();
-        assert!(flow.received.replace(received).is_none(), "an epoch ended twice at its receiver");
+        let is_first = flow.received.replace(received).is_none();
+        self.verdicts.check(Check::ReceiverEndsOnce, is_first, || format!("{channel:?}"));
         flow.is_whole = is_whole;
     }
 
@@ -142,11 +152,15 @@ impl Ledger {
     }
 
     pub(super) fn saw_request(&mut self, number: u64) {
-        let call = self.calls.get_mut(&number).expect("a request of a call that was started");
-        assert!(!call.is_seen, "request {number} came twice");
-        assert!(
+        let Some(call) = self.calls.get_mut(&number) else {
+            return self.verdicts.note(Check::Started, format!("request {number}, of no call"));
+        };
+        let what = |how| move || format!("request {number} {how}");
+        self.verdicts.check(Check::RequestOnce, !call.is_seen, what("came twice"));
+        self.verdicts.check(
+            Check::UnsentStays,
             !call.is_unsent,
-            "request {number} came, of which its caller knows it was not sent"
+            what("came, of which its caller knows it was not sent"),
         );
         call.is_seen = true;
     }
@@ -159,16 +173,22 @@ impl Ledger {
 
     /// The call ended: with the number in its reply, or why not.
     pub(super) fn end_call(&mut self, number: u64, outcome: Result<u64, &CallError>) {
-        let call = self.calls.get_mut(&number).expect("a call that was started");
+        let Self { verdicts, calls, .. } = self;
+        let Some(call) = calls.get_mut(&number) else {
+            return verdicts.note(Check::EndsOnce, format!("call {number} was refused, yet ended"));
+        };
         call.outcomes += 1;
-        assert_eq!(call.outcomes, 1, "call {number} ended twice");
+        let what = |how| move || format!("call {number} {how}");
+        verdicts.check(Check::EndsOnce, call.outcomes == 1, what("ended twice"));
         match outcome {
             Ok(answer) => {
-                assert_eq!(answer, number, "a reply to another call");
-                assert!(call.is_answered, "a reply that nobody gave");
+                verdicts.check(Check::OwnReply, answer == number, what("got another's reply"));
+                verdicts.check(Check::GivenReply, call.is_answered, what("got nobody's reply"));
             }
             Err(error) if error.fate() == Fate::NotSent => {
-                assert!(!call.is_seen, "call {number} was handled, yet not sent: {error}");
+                verdicts.check(Check::SeenIsSent, !call.is_seen, || {
+                    format!("call {number} was handled, yet not sent: {error}")
+                });
                 call.is_unsent = true;
             }
             Err(_) => {}
@@ -177,13 +197,18 @@ impl Ledger {
 
     /// The end of the run: everything is accounted for.
     pub(super) fn settle(&self) {
+        let verdicts = &self.verdicts;
         for (number, call) in &self.calls {
-            assert_eq!(call.outcomes, 1, "call {number} never ended");
+            verdicts.check(Check::Ends, call.outcomes > 0, || format!("call {number} never ended"));
         }
         for (key, flow) in &self.flows {
             let (Some(written), Some(received)) = (flow.written, flow.received) else { continue };
-            assert!(received <= written, "{key:?}: more came than was written: {flow:?}");
-            assert!(!flow.is_whole || received == written, "{key:?}: some were lost: {flow:?}");
+            verdicts.check(Check::NoneInvented, received <= written, || {
+                format!("{key:?}: more came than was written: {flow:?}")
+            });
+            verdicts.check(Check::NoneLost, !flow.is_whole || received >= written, || {
+                format!("{key:?}: some were lost: {flow:?}")
+            });
         }
         if !self.has_only_pushes {
             return;
@@ -199,7 +224,9 @@ impl Ledger {
             *ended += sender.written + sender.unsent + sender.undelivered;
         }
         for (node, [accepted, ended]) in accounts {
-            assert_eq!(accepted, ended, "messages of node {node} are unaccounted for");
+            verdicts.check(Check::Accounts, accepted == ended, || {
+                format!("node {node}: {accepted} messages were accepted, {ended} accounted for")
+            });
         }
     }
 }

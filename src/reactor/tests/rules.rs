@@ -407,3 +407,14 @@ fn room_for_a_connection_that_is_down_comes_back_with_the_age_of_what_is_kept() 
     fleet.run_for(Duration::from_secs(10));
     assert_eq!(handle.send(conn, vec![0; 900]), Ok(()));
 }
+
+#[test]
+#[should_panic = "1 panics of callbacks, of which 0 were planned"]
+fn assertion_that_fails_in_a_callback_fails_the_test_although_the_reactor_catches_it() {
+    let world = SimWorld::new(1);
+    let (mut fleet, conn) = pair(&world, Noting::default(), Noting::default(), &Config::new());
+    let mut cx = fleet.nodes[1].engine.context();
+    let mut conn = cx.conn(conn).unwrap();
+    conn.call::<Noting>("x", Duration::from_secs(1), |_, _, _| panic!("it failed")).unwrap();
+    fleet.run_for(Duration::from_secs(1));
+}

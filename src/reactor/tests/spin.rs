@@ -49,4 +49,5 @@ fn loop_learns_whether_looking_brings_the_replies_of_blocked_threads() {
     client.turn(Some(PATIENCE)).unwrap();
     assert_eq!(client.engine.state.spin.luck(), MOST_LUCK);
     assert_eq!(caller.join().unwrap(), "hello");
+    assert_eq!((server.stats().panics, client.stats().panics), (0, 0));
 }

@@ -27,6 +27,8 @@ pub(crate) struct Faults {
     pub(crate) short_read: f64,
     /// A write takes less than there is room for; an event follows.
     pub(crate) partial_write: f64,
+    /// A write claims one byte more than it took, which no kernel does: a bug to be found.
+    pub(crate) lost_by_write: f64,
     /// A read, write or accept is interrupted.
     pub(crate) interrupted: f64,
     /// A read, write or accept would block although it need not; an event follows.
@@ -108,6 +110,7 @@ impl Faults {
             ignore_buffer_options: false,
             short_read: 0.0,
             partial_write: 0.0,
+            lost_by_write: 0.0,
             interrupted: 0.0,
             would_block: 0.0,
             retry_after: Duration::ZERO..=Duration::from_millis(20),

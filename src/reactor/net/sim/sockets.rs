@@ -292,8 +292,10 @@ impl State {
                 self.signal_later(Socket::End(id), WRITE);
             }
         }
-        self.pipe(id).put(slices, len);
-        self.send(id, len);
+        let is_lost = len > 1 && self.rng.chance(self.faults.lost_by_write);
+        let taken = len - usize::from(is_lost);
+        self.pipe(id).put(slices, taken);
+        self.send(id, taken);
         if self.rng.chance(self.faults.reset) {
             let after = self.rng.duration(&self.faults.latency) * 2;
             self.schedule_in(after, Action::FaultReset(id.connection()));
