@@ -17,7 +17,7 @@ use crate::{
     protocol::{Correlation, Head, Kind, Protocol},
     reactor::{
         close::CloseMode,
-        net::ListenOptions,
+        net::{BroughtListener, BroughtStream, ListenOptions},
         slot::{Phase, Slot, Waiter},
         slots::{Alarm, State},
         sockets::Sockets,
@@ -157,7 +157,7 @@ impl<P: Protocol> Context<'_, P> {
             return Err(Error::Stopped);
         }
         let adopt = |sockets: &mut dyn Sockets, id, options: &ListenOptions| {
-            sockets.adopt_listener(id, listener, options)
+            sockets.adopt_listener(id, BroughtListener::System(listener), options)
         };
         Ok(self.open_listener(protocol, config, adopt)?)
     }
@@ -177,7 +177,7 @@ impl<P: Protocol> Context<'_, P> {
         if !self.state.is_running() {
             return Err(Error::Stopped);
         }
-        Ok(self.take_over(stream, protocol, config)?)
+        Ok(self.take_over(BroughtStream::System(stream), protocol, config)?)
     }
 
     /// Stops listening; what was accepted stays. False if there is no such listener.

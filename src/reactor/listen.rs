@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     dial::stream_options,
-    net::{ListenOptions, Token},
+    net::{BroughtStream, ListenOptions, Token},
     profile::Profile,
     slot::Phase,
     slots::{Alarm, State},
@@ -100,7 +100,7 @@ impl<P: Protocol> Context<'_, P> {
     /// Makes a connection of a stream that the application brings.
     pub(crate) fn take_over(
         &mut self,
-        stream: TcpStream,
+        stream: BroughtStream,
         protocol: &P,
         config: &Config,
     ) -> io::Result<ConnId> {

@@ -5,7 +5,9 @@ use std::{
     net::SocketAddr,
 };
 
-use super::net::{Answer, ListenOptions, Net, StreamOptions, Token};
+use super::net::{
+    Answer, BroughtListener, BroughtStream, ListenOptions, Net, StreamOptions, Token,
+};
 use crate::{ConnId, ListenerId};
 
 /// What a callback may ask of the system, whichever network is under it.
@@ -20,7 +22,7 @@ pub(crate) trait Sockets {
     fn adopt_listener(
         &mut self,
         id: ListenerId,
-        listener: std::net::TcpListener,
+        listener: BroughtListener,
         options: &ListenOptions,
     ) -> io::Result<SocketAddr>;
 
@@ -29,11 +31,8 @@ pub(crate) trait Sockets {
     fn connect(&mut self, id: ConnId, addr: SocketAddr, options: &StreamOptions) -> io::Result<()>;
 
     /// The peer's address of a stream that was taken over.
-    fn peer_of(
-        &mut self,
-        stream: std::net::TcpStream,
-        options: &StreamOptions,
-    ) -> io::Result<SocketAddr>;
+    fn peer_of(&mut self, stream: BroughtStream, options: &StreamOptions)
+    -> io::Result<SocketAddr>;
 
     /// Gives the stream that [`peer_of`](Self::peer_of) took over to its connection.
     fn adopt_stream(&mut self, id: ConnId) -> io::Result<()>;
@@ -141,7 +140,7 @@ impl<N: Net> Sockets for SocketTable<N> {
     fn adopt_listener(
         &mut self,
         id: ListenerId,
-        listener: std::net::TcpListener,
+        listener: BroughtListener,
         options: &ListenOptions,
     ) -> io::Result<SocketAddr> {
         let (listener, addr) = self.net.adopt_listener(listener, options, Token::from(id))?;
@@ -164,7 +163,7 @@ impl<N: Net> Sockets for SocketTable<N> {
 
     fn peer_of(
         &mut self,
-        stream: std::net::TcpStream,
+        stream: BroughtStream,
         options: &StreamOptions,
     ) -> io::Result<SocketAddr> {
         let (stream, peer) = self.net.adopt_stream(stream, options)?;

@@ -103,23 +103,31 @@ pub(crate) trait Net {
     /// Takes over a stream that the application connected or accepted; not yet registered.
     fn adopt_stream(
         &mut self,
-        stream: std::net::TcpStream,
+        stream: BroughtStream,
         options: &StreamOptions,
-    ) -> io::Result<(Self::Stream, SocketAddr)> {
-        let _ = (stream, options);
-        Err(io::ErrorKind::Unsupported.into())
-    }
+    ) -> io::Result<(Self::Stream, SocketAddr)>;
 
     /// Takes over a listener that the application bound.
     fn adopt_listener(
         &mut self,
-        listener: std::net::TcpListener,
+        listener: BroughtListener,
         options: &ListenOptions,
         token: Token,
-    ) -> io::Result<(Self::Listener, SocketAddr)> {
-        let _ = (listener, options, token);
-        Err(io::ErrorKind::Unsupported.into())
-    }
+    ) -> io::Result<(Self::Listener, SocketAddr)>;
+}
+
+/// A stream that the application brings.
+pub(crate) enum BroughtStream {
+    System(std::net::TcpStream),
+    #[cfg(test)]
+    Simulated(sim::SimStream),
+}
+
+/// A listener that the application brings.
+pub(crate) enum BroughtListener {
+    System(std::net::TcpListener),
+    #[cfg(test)]
+    Simulated(sim::SimListener),
 }
 
 /// Called with what a name resolved to.

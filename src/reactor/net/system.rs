@@ -11,7 +11,10 @@ use std::{
 use mio::{Events, Interest, Poll, net::TcpStream};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
-use super::{Answer, Event, ListenOptions, Net, StreamOptions, Token, Wake, resolver::Resolver};
+use super::{
+    Answer, BroughtListener, BroughtStream, Event, ListenOptions, Net, StreamOptions, Token, Wake,
+    resolver::Resolver,
+};
 use crate::core::moment::Moment;
 
 /// What mio's waker is registered under; no connection has it, and no listener but the 2³¹th where a
@@ -250,9 +253,15 @@ impl Net for System {
 
     fn adopt_stream(
         &mut self,
-        stream: net::TcpStream,
+        stream: BroughtStream,
         options: &StreamOptions,
     ) -> io::Result<(TcpStream, SocketAddr)> {
+        #[cfg(not(test))]
+        let BroughtStream::System(stream) = stream;
+        #[cfg(test)]
+        let BroughtStream::System(stream) = stream else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
         stream.set_nonblocking(true)?;
         set_options(&SockRef::from(&stream), options)?;
         let peer = stream.peer_addr()?;
@@ -261,10 +270,16 @@ impl Net for System {
 
     fn adopt_listener(
         &mut self,
-        listener: net::TcpListener,
+        listener: BroughtListener,
         options: &ListenOptions,
         token: Token,
     ) -> io::Result<(Listener, SocketAddr)> {
+        #[cfg(not(test))]
+        let BroughtListener::System(listener) = listener;
+        #[cfg(test)]
+        let BroughtListener::System(listener) = listener else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
         listener.set_nonblocking(true)?;
         set_options(&SockRef::from(&listener), &options.stream)?;
         self.listener(listener, options.stream, token)

@@ -88,6 +88,14 @@ pub(super) struct End {
     /// Its place on its host's list of registered ends.
     pub(super) slot: usize,
     pub(super) user_timeout: Option<Duration>,
+    /// First probe, interval and count of TCP's own keepalive.
+    pub(super) keepalive: Option<(Duration, Duration, u32)>,
+    /// When the last thing was received, probes and their answers aside.
+    pub(super) heard: Nanos,
+    /// Probes that went unanswered since.
+    pub(super) probes: u32,
+    /// When the next probe is due. Known only since a cut made that matter.
+    pub(super) probe_due: Option<Nanos>,
     /// An IPv4 peer of an IPv6 listener.
     pub(super) is_mapped: bool,
 }
@@ -110,8 +118,18 @@ impl End {
             is_queued: false,
             slot: 0,
             user_timeout: None,
+            keepalive: None,
+            heard: 0,
+            probes: 0,
+            probe_due: None,
             is_mapped: false,
         }
+    }
+
+    /// Something came from the other end.
+    pub(super) const fn hear(&mut self, now: Nanos) {
+        self.heard = now;
+        self.probes = 0;
     }
 
     /// Reading finds an end or an error sooner or later.

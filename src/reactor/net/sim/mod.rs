@@ -10,8 +10,8 @@
 //!   `transport`: what the network does; `connection`: two ends and two pipes;
 //! - `rng`, `trace`: chance, and what happened.
 //!
-//! Not simulated: TCP's own keepalive (its user timeout is, in cuts), corruption, which TCP's
-//! checksum catches, and adopted sockets.
+//! Not simulated: corruption, which TCP's checksum catches. TCP's own keepalive and its user timeout
+//! are simulated where they matter, while hosts are cut off from one another.
 
 #![allow(dead_code, unused_imports, reason = "a kit for tests, of which not all use all")]
 
@@ -37,7 +37,9 @@ use std::{
 };
 
 use self::{connection::EndId, trace::Op};
-use super::{Answer, Event, ListenOptions, Net, StreamOptions, Token, Wake};
+use super::{
+    Answer, BroughtListener, BroughtStream, Event, ListenOptions, Net, StreamOptions, Token, Wake,
+};
 use crate::core::moment::Moment;
 
 pub(crate) use self::{
@@ -91,6 +93,29 @@ impl SimNet {
         self.world.is_woken(self.id)
     }
 
+    /// Starts to connect as an application does by itself, without the reactor: not registered.
+    pub(crate) fn dial(&self, addr: SocketAddr, options: &StreamOptions) -> io::Result<SimStream> {
+        let mut state = self.world.state.borrow_mut();
+        let host = self.id.0;
+        let result = state.connect(host, addr, options, None);
+        let end = state.noted(host, Op::Connect, 0, result, |_| addr.port().into())?;
+        Ok(self.stream(end))
+    }
+
+    /// Binds as an application does by itself, without the reactor: not registered.
+    pub(crate) fn bind(
+        &self,
+        addr: SocketAddr,
+        options: &ListenOptions,
+    ) -> io::Result<SimListener> {
+        let mut state = self.world.state.borrow_mut();
+        let host = self.id.0;
+        let result = state.listen(host, addr, options, None);
+        let (index, _) =
+            state.noted(host, Op::Listen, 0, result, |(_, addr)| addr.port().into())?;
+        Ok(SimListener { world: self.world.clone(), host, index })
+    }
+
     fn stream(&self, end: EndId) -> SimStream {
         SimStream { world: self.world.clone(), host: self.id.0, end }
     }
@@ -133,7 +158,7 @@ impl Net for SimNet {
     ) -> io::Result<(SimListener, SocketAddr)> {
         let mut state = self.world.state.borrow_mut();
         let host = self.id.0;
-        let result = state.listen(host, addr, options, token);
+        let result = state.listen(host, addr, options, Some(token));
         let (index, addr) =
             state
                 .noted(host, Op::Listen, token.0 as u64, result, |(_, addr)| addr.port().into())?;
@@ -143,7 +168,7 @@ impl Net for SimNet {
     fn accept(&mut self, listener: &SimListener) -> io::Result<(SimStream, SocketAddr)> {
         let host = owned(self.id, listener.host);
         let mut state = self.world.state.borrow_mut();
-        let token = state.listeners[listener.index].token.0 as u64;
+        let token = state.listeners[listener.index].token.map_or(0, |token| token.0 as u64);
         let result = state.accept(listener.index);
         let (end, peer) =
             state.noted(host, Op::Accept, token, result, |(_, peer)| peer.port().into())?;
@@ -153,7 +178,7 @@ impl Net for SimNet {
     fn close_listener(&mut self, listener: SimListener) {
         let host = owned(self.id, listener.host);
         let mut state = self.world.state.borrow_mut();
-        let token = state.listeners[listener.index].token.0 as u64;
+        let token = state.listeners[listener.index].token.map_or(0, |token| token.0 as u64);
         state.note(host, Op::CloseListener, token, 0, None);
         state.close_listener(listener.index);
     }
@@ -166,7 +191,7 @@ impl Net for SimNet {
     ) -> io::Result<SimStream> {
         let mut state = self.world.state.borrow_mut();
         let host = self.id.0;
-        let result = state.connect(host, addr, options, token);
+        let result = state.connect(host, addr, options, Some(token));
         let end = state.noted(host, Op::Connect, token.0 as u64, result, |_| addr.port().into())?;
         Ok(self.stream(end))
     }
@@ -221,6 +246,39 @@ impl Net for SimNet {
         self.world.state.borrow_mut().resolve(self.id.0, host, port, answer);
     }
 
+    fn adopt_stream(
+        &mut self,
+        stream: BroughtStream,
+        options: &StreamOptions,
+    ) -> io::Result<(SimStream, SocketAddr)> {
+        let BroughtStream::Simulated(stream) = stream else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        owned(self.id, stream.host);
+        let peer = self.world.state.borrow_mut().adopt_stream(stream.end, options);
+        match peer {
+            Ok(peer) => Ok((stream, peer)),
+            Err(error) => {
+                self.close(stream);
+                Err(error)
+            }
+        }
+    }
+
+    fn adopt_listener(
+        &mut self,
+        listener: BroughtListener,
+        options: &ListenOptions,
+        token: Token,
+    ) -> io::Result<(SimListener, SocketAddr)> {
+        let BroughtListener::Simulated(listener) = listener else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        owned(self.id, listener.host);
+        let addr = self.world.state.borrow_mut().adopt_listener(listener.index, options, token);
+        Ok((listener, addr))
+    }
+
     /// `None` unless the test set a limit.
     fn descriptor_limit(&self) -> Option<usize> {
         self.world.state.borrow().hosts[self.id.0].descriptor_limit
@@ -241,6 +299,11 @@ impl Drop for SimNet {
 }
 
 impl SimStream {
+    /// Whether its connect was decided, and the connection made.
+    pub(crate) fn is_up(&self) -> Option<bool> {
+        self.world.state.borrow_mut().is_up(self.end)
+    }
+
     /// Its connection.
     pub(crate) const fn connection(&self) -> ConnectionId {
         ConnectionId(self.end.connection())

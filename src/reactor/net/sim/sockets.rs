@@ -22,7 +22,7 @@ impl State {
         host: usize,
         addr: SocketAddr,
         options: &ListenOptions,
-        token: Token,
+        token: Option<Token>,
     ) -> io::Result<(usize, SocketAddr)> {
         self.take_descriptor(host)?;
         let machine = self.hosts[host].machine;
@@ -55,8 +55,27 @@ impl State {
         });
         self.machines[machine].listeners.push(index);
         self.hosts[host].descriptors += 1;
-        self.enlist(host, Socket::Listener(index));
+        if token.is_some() {
+            self.enlist(host, Socket::Listener(index));
+        }
         Ok((index, addr))
+    }
+
+    /// Registers a listener that the application bound.
+    pub(super) fn adopt_listener(
+        &mut self,
+        index: usize,
+        options: &ListenOptions,
+        token: Token,
+    ) -> SocketAddr {
+        let listener = &mut self.listeners[index];
+        assert!(listener.token.replace(token).is_none(), "a listener is adopted once");
+        // What waits in the backlog has the options of before.
+        listener.options.stream = options.stream;
+        let (host, addr) = (listener.host, listener.addr);
+        self.enlist(host, Socket::Listener(index));
+        self.signal(Socket::Listener(index), READ);
+        addr
     }
 
     pub(super) fn accept(&mut self, index: usize) -> io::Result<(EndId, SocketAddr)> {
@@ -99,11 +118,13 @@ impl State {
         if !std::mem::take(&mut listener.is_open) {
             return;
         }
-        let (host, slot) = (listener.host, listener.slot);
+        let (host, slot, is_registered) = (listener.host, listener.slot, listener.token.is_some());
         for id in std::mem::take(&mut listener.backlog) {
             self.drop_waiting(id);
         }
-        self.delist(host, slot);
+        if is_registered {
+            self.delist(host, slot);
+        }
         self.hosts[host].descriptors -= 1;
         let machine = self.hosts[host].machine;
         self.machines[machine].listeners.retain(|&open| open != index);
@@ -116,9 +137,12 @@ impl State {
         host: usize,
         addr: SocketAddr,
         options: &StreamOptions,
-        token: Token,
+        token: Option<Token>,
     ) -> io::Result<EndId> {
         self.take_descriptor(host)?;
+        if self.unrouted.contains(&addr.ip()) {
+            return Err(ErrorKind::NetworkUnreachable.into());
+        }
         if self.rng.chance(self.faults.connect_error) {
             let kinds = [ErrorKind::AddrNotAvailable, ErrorKind::NetworkUnreachable];
             return Err(kinds[self.rng.below(kinds.len())].into());
@@ -136,8 +160,9 @@ impl State {
                     host: Some(host),
                     is_open: true,
                     is_held: true,
-                    token: Some(token),
+                    token,
                     user_timeout: options.user_timeout,
+                    keepalive: options.keepalive,
                     ..End::new(local)
                 },
                 End::new(addr),
@@ -149,7 +174,9 @@ impl State {
         });
         self.pairs.insert((local, addr), index);
         self.hosts[host].descriptors += 1;
-        self.enlist(host, Socket::End(id));
+        if token.is_some() {
+            self.enlist(host, Socket::End(id));
+        }
         self.decide(index, machine, addr);
         Ok(id)
     }
@@ -202,6 +229,30 @@ impl State {
             Link::Connecting | Link::Down => Ok(None),
             Link::Up => Ok(Some(peer)),
         }
+    }
+
+    /// Whether a started connect has led to a connection; none while that is undecided.
+    pub(super) fn is_up(&mut self, id: EndId) -> Option<bool> {
+        match self.end(id).link {
+            Link::Connecting => None,
+            link => Some(link == Link::Up),
+        }
+    }
+
+    /// Gives a stream that the application connected the options of those that the reactor does.
+    pub(super) fn adopt_stream(
+        &mut self,
+        id: EndId,
+        options: &StreamOptions,
+    ) -> io::Result<SocketAddr> {
+        let peer = self.end(id.other()).addr;
+        let end = self.end(id);
+        if end.link != Link::Up {
+            return Err(ErrorKind::NotConnected.into());
+        }
+        end.user_timeout = options.user_timeout;
+        end.keepalive = options.keepalive;
+        Ok(peer)
     }
 
     pub(super) fn local_addr(&mut self, id: EndId) -> SocketAddr {

@@ -36,6 +36,8 @@ pub(super) struct State {
     pub(super) cuts: BTreeSet<(usize, usize)>,
     /// Addresses that answer nothing.
     pub(super) holes: BTreeSet<IpAddr>,
+    /// Addresses that no way leads to, as a connect finds at once.
+    pub(super) unrouted: BTreeSet<IpAddr>,
     pub(super) names: BTreeMap<String, Vec<IpAddr>>,
     pub(super) lookups: BTreeMap<u64, Lookup>,
     pub(super) next_lookup: u64,
@@ -76,7 +78,8 @@ pub(super) struct Listener {
     pub(super) host: usize,
     pub(super) addr: SocketAddr,
     pub(super) options: ListenOptions,
-    pub(super) token: Token,
+    /// Given at registration.
+    pub(super) token: Option<Token>,
     pub(super) is_open: bool,
     pub(super) backlog: VecDeque<EndId>,
     pub(super) is_queued: bool,
@@ -122,6 +125,8 @@ pub(super) enum Action {
     FaultReset(usize),
     /// The pipe of this end was blocked since then and may have timed out.
     GiveUp(EndId, Nanos),
+    /// The keepalive of this end may send a probe.
+    Probe(EndId),
     /// A partition by a fault heals.
     Heal(usize, usize),
     Answer(u64),
@@ -175,6 +180,7 @@ impl State {
             pairs: BTreeMap::new(),
             cuts: BTreeSet::new(),
             holes: BTreeSet::new(),
+            unrouted: BTreeSet::new(),
             names: BTreeMap::new(),
             lookups: BTreeMap::new(),
             next_lookup: 0,
@@ -279,6 +285,7 @@ impl State {
                 self.reset(connection, kind);
             }
             Action::GiveUp(end, since) => self.give_up(end, since),
+            Action::Probe(end) => self.probe(end),
             Action::Heal(a, b) => self.heal(a, b),
             Action::Answer(lookup) => return self.answer(lookup),
         }
@@ -322,7 +329,10 @@ impl State {
             }
             Socket::Listener(index) => {
                 let listener = &mut self.listeners[index];
-                if !listener.is_open || mem::replace(&mut listener.is_queued, true) {
+                if !listener.is_open
+                    || listener.token.is_none()
+                    || mem::replace(&mut listener.is_queued, true)
+                {
                     return;
                 }
                 Some(listener.host)
@@ -398,7 +408,8 @@ impl State {
 
     fn report_listener(&mut self, index: usize, events: &mut Vec<Event>) {
         self.listeners[index].is_queued = false;
-        let Listener { is_open: true, token, ref backlog, .. } = self.listeners[index] else {
+        let Listener { is_open: true, token: Some(token), ref backlog, .. } = self.listeners[index]
+        else {
             return;
         };
         if backlog.is_empty() {
@@ -418,7 +429,9 @@ impl State {
         }
         for _ in 0..=self.rng.below(3) {
             match self.hosts[host].sockets[self.rng.below(count)] {
-                Socket::Listener(index) => events.push(event(self.listeners[index].token, READ)),
+                Socket::Listener(index) => {
+                    events.push(event(self.listeners[index].token.expect("registered"), READ));
+                }
                 Socket::End(id) => {
                     let flags = [READ, WRITE, READ | WRITE][self.rng.below(3)];
                     let token = self.end(id).token.expect("registered");

@@ -74,6 +74,8 @@ impl State {
         end.is_mapped = is_mapped;
         end.link = Link::Up;
         end.user_timeout = options.user_timeout;
+        end.keepalive = options.keepalive;
+        end.heard = due;
         self.listeners[listener].backlog.push_back(id);
         self.signal(Socket::Listener(listener), READ);
         self.schedule(due, Action::Established(connection));
@@ -108,7 +110,9 @@ impl State {
             self.schedule_in(Duration::from_secs(1), Action::Established(connection));
             return;
         }
+        let now = self.now;
         self.end(client).link = Link::Up;
+        self.end(client).heard = now;
         self.signal(Socket::End(client), WRITE);
         if self.rng.chance(self.faults.connect_reset) {
             let due = self.now + self.latency();
@@ -239,6 +243,7 @@ impl State {
                 Content::Fin => {
                     self.pipe(id).segments.pop_front();
                     self.end(id.other()).has_fin = true;
+                    self.end(id.other()).hear(now);
                     self.signal(Socket::End(id.other()), READ | END);
                 }
                 Content::Reset => {
@@ -249,6 +254,9 @@ impl State {
             }
         }
         if self.pipe(id).flow.arrived > before {
+            // The bytes at one end, their acknowledgement at the other.
+            self.end(id.other()).hear(now);
+            self.end(id).hear(now);
             self.signal(Socket::End(id.other()), READ);
             let has_room = self.pipe(id).has_room();
             if has_room && std::mem::take(&mut self.end(id).wants_room) {
@@ -282,10 +290,107 @@ impl State {
             [[true, true], [true, true], [true, true], [true, true], [true, false], [false, true]];
         let ways = ways[self.rng.below(ways.len())];
         for ((from, to), is_cut) in [(a, b), (b, a)].into_iter().zip(ways) {
-            if is_cut && self.cuts.insert((from, to)) {
-                self.note(from, Op::Cut, to as u64, 0, None);
+            if is_cut && self.cut(from, to) {
                 self.schedule_in(time, Action::Heal(from, to));
             }
+        }
+    }
+
+    /// Nothing passes from one machine to the other from now on. False if that is so already.
+    pub(super) fn cut(&mut self, from: usize, to: usize) -> bool {
+        let is_new = self.cuts.insert((from, to));
+        if is_new {
+            self.note(from, Op::Cut, to as u64, 0, None);
+            self.expect_silence(|a, b| [(a, b), (b, a)].contains(&(from, to)));
+        }
+        is_new
+    }
+
+    // ---- Keepalive.
+
+    /// From now on probes between such machines may go unanswered. Until now all were answered, so
+    /// that none had to be simulated.
+    pub(super) fn expect_silence(&mut self, concerns: impl Fn(usize, usize) -> bool) {
+        for connection in 0..self.connections.len() {
+            let [Some(a), Some(b)] =
+                [0, 1].map(|side| self.connections[connection].ends[side].host)
+            else {
+                continue;
+            };
+            if !concerns(self.hosts[a].machine, self.hosts[b].machine) {
+                continue;
+            }
+            for id in [EndId::client(connection), EndId::server(connection)] {
+                let now = self.now;
+                let end = self.end(id);
+                if !end.is_open || end.link != Link::Up || end.probe_due.is_some() {
+                    continue;
+                }
+                let Some((first, ..)) = end.keepalive else { continue };
+                let first = nanos(first).max(1);
+                // The last probe that was answered.
+                end.heard += now.saturating_sub(end.heard) / first * first;
+                let due = end.heard.saturating_add(first);
+                self.schedule_probe(id, due);
+            }
+        }
+    }
+
+    fn schedule_probe(&mut self, id: EndId, due: Nanos) {
+        self.end(id).probe_due = Some(due);
+        self.schedule(due, Action::Probe(id));
+    }
+
+    /// The keepalive timer of an end fires, as Linux has it.
+    pub(super) fn probe(&mut self, id: EndId) {
+        let now = self.now;
+        let is_busy = !self.pipe(id).segments.is_empty();
+        let is_heard = !self.is_blocked(id) && !self.is_blocked(id.other());
+        let end = self.end(id);
+        if end.probe_due != Some(now) {
+            return;
+        }
+        end.probe_due = None;
+        let Some((first, interval, count)) = end.keepalive.filter(|_| end.is_open) else { return };
+        if end.link != Link::Up {
+            return;
+        }
+        if is_heard {
+            self.answer_probe(id);
+            return;
+        }
+        let silence = Duration::from_nanos(now - end.heard);
+        if is_busy || silence < first {
+            // What is under way will be acknowledged, or time out.
+            let last = if is_busy { now } else { end.heard };
+            self.schedule_probe(id, last.saturating_add(nanos(first)));
+            return;
+        }
+        // A user timeout takes the place of the count.
+        let is_over = match end.user_timeout {
+            Some(timeout) => end.probes > 0 && silence >= timeout,
+            None => end.probes >= count,
+        };
+        if is_over {
+            self.reset_end(id, io::ErrorKind::TimedOut);
+            self.abort(id);
+        } else {
+            end.probes += 1;
+            self.schedule_probe(id, now.saturating_add(nanos(interval)));
+        }
+    }
+
+    /// A probe reached the other machine, and its answer comes back.
+    fn answer_probe(&mut self, id: EndId) {
+        let now = self.now;
+        let is_known = self.end(id.other()).is_open
+            || self.end(id).has_fin
+            || !self.pipe(id.other()).segments.is_empty();
+        if is_known {
+            self.end(id).hear(now);
+        } else {
+            // It lost power since, and with it the socket.
+            self.reset_end(id, io::ErrorKind::ConnectionReset);
         }
     }
 
@@ -435,6 +540,7 @@ impl State {
     /// A machine loses power: nobody is told anything.
     pub(super) fn power_off(&mut self, machine: usize) {
         self.machines[machine].is_off = true;
+        self.expect_silence(|a, b| a == machine || b == machine);
         self.machines[machine].listeners.clear();
         for id in self.ends_of(|state, owner| state.hosts[owner].machine == machine) {
             self.end(id).is_open = false;

@@ -223,8 +223,8 @@ impl SimWorld {
     pub(crate) fn cut_one_way(&self, from: HostId, to: HostId) {
         let mut state = self.state();
         let pair = (state.hosts[from.0].machine, state.hosts[to.0].machine);
-        if pair.0 != pair.1 && state.cuts.insert(pair) {
-            state.note(pair.0, Op::Cut, pair.1 as u64, 0, None);
+        if pair.0 != pair.1 {
+            state.cut(pair.0, pair.1);
         }
     }
 
@@ -239,6 +239,11 @@ impl SimWorld {
     /// Connects to this address are never decided.
     pub(crate) fn black_hole(&self, ip: impl Into<IpAddr>) {
         self.state().holes.insert(ip.into());
+    }
+
+    /// Connects to this address fail at once: no way leads there.
+    pub(crate) fn unroute(&self, ip: impl Into<IpAddr>) {
+        self.state().unrouted.insert(ip.into());
     }
 
     /// The process is out of descriptors for a while: accept, connect and listen fail.
