@@ -1,13 +1,18 @@
 //! Random conversations over random faults, thousands of seeds of them.
 //!
-//! Clients and a server send, call, answer now or later, broadcast, close, abort, pause and panic,
-//! as the seed has it; the ledger knows what must have come of each.
+//! Clients and a server send, call, cancel, answer now or later, broadcast, close, abort, pause and
+//! panic, in two formats at a time, as the seed has it; the ledger knows what must have come of each.
 
 use std::{
     env,
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::Arc,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{self, Poll, Waker},
     thread,
     time::Duration,
 };
@@ -16,14 +21,30 @@ use super::{
     fleet::Fleet,
     ledger::{Ledger, SharedLedger},
     plants::{Plant, Spoken},
-    talker::{NEWS, PUSH, Plan, Talker, body},
+    talker::{FOREIGN, NEWS, PORTS, PUSH, Parsed, Plan, REQUEST, Talker, body},
     verdicts::{Check, PLANNED, Verdict, Verdicts},
 };
 use crate::{
-    Config, ConnId, Handle, ReactorBuilder, Reconnect, Tagged,
+    Audience, Config, ConnId, PendingCall, ReactorBuilder, Reconnect, SendError, Tagged,
     protocol::{Any, Protocol as _},
-    reactor::net::sim::{SimRng, SimWorld},
+    reactor::{
+        net::{
+            BroughtListener, BroughtStream, ListenOptions, StreamOptions,
+            sim::{SimRng, SimStream, SimWorld},
+        },
+        slots::StopPhase,
+        sockets::Sockets,
+    },
 };
+
+// What the reactor is known to do wrong. Each is switched on as soon as it is mended.
+
+/// The defaults of a reactor are used beside formats and settings of other connections.
+const USES_DEFAULTS_BESIDE_OTHERS: bool = false;
+/// Sockets are handed to a reactor that stops.
+const ADOPTS_WHILE_STOPPING: bool = false;
+/// Ids of another reactor are used, which must find nothing.
+const USES_FOREIGN_IDS: bool = false;
 
 fn config(rng: &mut SimRng) -> Config {
     let mut config = Config::new();
@@ -45,33 +66,78 @@ fn config(rng: &mut SimRng) -> Config {
     config
 }
 
-const SERVER: &str = "10.0.0.1:7001";
+const SERVER: [u8; 4] = [10, 0, 0, 1];
+
+/// The options of sockets that the application makes by itself.
+const STREAM: StreamOptions = StreamOptions {
+    nodelay: true,
+    keepalive: None,
+    user_timeout: None,
+    send_buffer: None,
+    receive_buffer: None,
+};
+
+const LISTEN: ListenOptions =
+    ListenOptions { backlog: 16, reuse_address: true, only_v6: false, stream: STREAM };
+
+impl Plan {
+    fn draw(rng: &mut SimRng, world: &SimWorld, plant: Option<Plant>) -> Self {
+        let names = Any::NAMES;
+        let first = names[rng.below(names.len())].parse().unwrap();
+        let second =
+            if rng.chance(0.4) { names[rng.below(names.len())].parse().unwrap() } else { first };
+        let faults = world.faults();
+        let has_calls = rng.chance(0.7);
+        Self {
+            protocols: [first, second],
+            has_calls,
+            rude: rng.below(4),
+            panics: if rng.chance(0.3) { 0.02 * rng.fraction() } else { 0.0 },
+            has_bursts: has_calls && rng.chance(0.05),
+            is_plain_speaking: faults.late_event + faults.would_block + faults.partial_write == 0.0,
+            clients: 1 + u8::try_from(rng.below(4)).unwrap(),
+            rounds: 20 + rng.below(60),
+            largest: if rng.chance(0.1) { 100_000 } else { 5000 },
+            plant,
+        }
+    }
+
+    fn is_mixed(&self) -> bool {
+        self.protocols[0] != self.protocols[1]
+    }
+
+    fn spoken(&self, port: usize) -> Spoken {
+        Spoken { any: self.protocols[port], plant: self.plant }
+    }
+}
+
+/// A conversation, and what a test does to it from outside of the reactors.
+struct Outside {
+    rng: SimRng,
+    fleet: Fleet<Talker>,
+    verdicts: Verdicts,
+    ledger: SharedLedger,
+    plan: Arc<Plan>,
+    configs: Vec<Config>,
+    /// What was dialled and adopted, by node.
+    conns: Vec<(usize, ConnId)>,
+    /// Calls of other threads.
+    pending: Vec<(usize, ConnId, u64, PendingCall<Spoken>)>,
+    /// Streams that the application connects, to hand them over.
+    streams: Vec<(usize, SimStream)>,
+    news: u64,
+}
 
 /// Runs the conversation of a seed. What callbacks find goes to the verdicts; what is found outside
 /// of them, too, or panics.
 fn run(seed: u64, world: &SimWorld, verdicts: &Verdicts, plant: Option<Plant>) {
     let mut rng = SimRng::new(seed ^ 0x5EED);
-    let names = Any::NAMES;
-    let plan = Arc::new(Plan {
-        protocol: names[rng.below(names.len())].parse().unwrap(),
-        has_calls: rng.chance(0.7),
-        rude: rng.below(4),
-        clients: 1 + u8::try_from(rng.below(4)).unwrap(),
-        rounds: 20 + rng.below(60),
-        largest: if rng.chance(0.1) { 100_000 } else { 5000 },
-        plant,
-    });
+    let plan = Arc::new(Plan::draw(&mut rng, world, plant));
     let ledger = SharedLedger::new(Ledger::new(verdicts.clone()).into());
     ledger.borrow_mut().has_only_pushes = !plan.has_calls;
     let mut fleet = Fleet::new(world.clone());
     fleet.verdicts = verdicts.clone();
-    let builder = |rng: &mut SimRng| {
-        let spoken = Spoken { any: plan.protocol, plant };
-        let builder = ReactorBuilder::new(spoken).config(config(rng)).seed(rng.next());
-        // Where kinds tell replies from requests both sides may use the same ids.
-        let is_near_end = plan.protocol.name() == "native" && rng.chance(0.2);
-        if is_near_end { builder.first_call(u64::MAX - 3) } else { builder }
-    };
+    let mut configs = Vec::new();
     for number in 0..=plan.clients {
         let talker = Talker::new(
             u64::from(number),
@@ -81,97 +147,326 @@ fn run(seed: u64, world: &SimWorld, verdicts: &Verdicts, plant: Option<Plant>) {
             SimRng::new(rng.next()),
             plan.clone(),
         );
-        fleet.add(number + 1, builder(&mut rng), talker);
+        let config = config(&mut rng);
+        let mut builder =
+            ReactorBuilder::new(plan.spoken(0)).config(config.clone()).seed(rng.next());
+        // Where kinds tell replies from requests both sides may use the same ids.
+        let is_native = |any: &Any| any.name() == "native";
+        if plan.protocols.iter().all(is_native) && rng.chance(0.2) {
+            builder = builder.first_call(u64::MAX - 3);
+        }
+        fleet.add(number + 1, builder, talker);
+        configs.push(config);
     }
-    let server = SERVER.parse().unwrap();
-    let _ = listen(&mut fleet, server);
     if plant == Some(Plant::WritesLess) {
         let mut faults = world.faults();
         faults.lost_by_write = 0.05;
         world.set_faults(faults);
     }
-    world.add_name("server", vec![server.ip()]);
-    let mut conns = Vec::new();
-    for client in 1..=usize::from(plan.clients) {
-        let engine = &mut fleet.nodes[client].engine;
-        let conn = if rng.chance(0.5) {
-            engine.context().connect("server:7001")
-        } else {
-            engine.context().connect(server)
-        };
-        conns.push((client, conn.unwrap()));
-    }
-    for _ in 0..plan.rounds {
-        let time = rng.duration(&(Duration::ZERO..=Duration::from_secs(2)));
-        fleet.run_for(time);
-        let (client, conn) = conns[rng.below(conns.len())];
-        outside(&mut rng, &fleet, client, conn, &ledger, &plan);
-    }
-    // The network recovers, and whoever was not closed for good comes back.
-    world.calm();
-    if plant == Some(Plant::NeverRecovers) {
-        world.black_hole(server.ip());
-    }
-    fleet.run_for(Duration::from_secs(60));
-    let alive = |fleet: &Fleet<Talker>| {
-        conns.iter().all(|(client, conn)| {
-            let handle = fleet.handle(*client);
-            !handle.is_open(*conn) || handle.is_up(*conn)
-        })
+    let mut outside = Outside {
+        rng,
+        fleet,
+        verdicts: verdicts.clone(),
+        ledger,
+        plan: plan.clone(),
+        configs,
+        conns: Vec::new(),
+        pending: Vec::new(),
+        streams: Vec::new(),
+        news: 0,
     };
-    let is_back = fleet.nodes[0].engine.state.listeners.is_empty()
-        || fleet.run_until(Duration::from_secs(600), |fleet| alive(fleet));
-    verdicts.check(Check::ComesBack, is_back, || "a client did not come back".into());
-    let is_stopped = fleet.stop();
-    verdicts.check(Check::Stops, is_stopped, || "stopping took too long".into());
-    for node in &mut fleet.nodes {
-        node.engine.handler.later.clear();
+    outside.begin();
+    for _ in 0..plan.rounds {
+        let time = outside.rng.duration(&(Duration::ZERO..=Duration::from_secs(2)));
+        outside.fleet.run_for(time);
+        outside.act();
     }
-    fleet.check_empty();
-    ledger.borrow().settle();
-    fleet.judge();
+    outside.end();
 }
 
-/// Binds the server, through the errors that the seed may have planned for that.
-fn listen(fleet: &mut Fleet<Talker>, addr: SocketAddr) -> Result<(), crate::Error> {
-    for _ in 0..100 {
-        match fleet.nodes[0].engine.context().listen(addr) {
-            Ok(_) => return Ok(()),
-            Err(_) => fleet.run_for(Duration::from_millis(100)),
+impl Outside {
+    /// Listens at both ports, names the server, and dials.
+    fn begin(&mut self) {
+        for port in 0..PORTS.len() {
+            for _ in 0..100 {
+                if self.listen(port) {
+                    break;
+                }
+                self.fleet.run_for(Duration::from_millis(100));
+                self.fleet.world.advance(Duration::from_millis(100));
+            }
         }
-        fleet.world.advance(Duration::from_millis(100));
+        self.name_server();
+        for client in 1..=usize::from(self.plan.clients) {
+            let port = self.rng.below(2);
+            let host = if self.rng.chance(0.5) { "server" } else { "10.0.0.1" };
+            let target = format!("{host}:{}", PORTS[port]);
+            let (spoken, config) = (self.plan.spoken(port), self.configs[client].clone());
+            let mut cx = self.fleet.nodes[client].engine.context();
+            let conn = if self.plan.is_mixed() && (port == 1 || !USES_DEFAULTS_BESIDE_OTHERS) {
+                cx.connect_with(target, &spoken, &config)
+            } else {
+                cx.connect(target)
+            };
+            self.conns.push((client, conn.unwrap()));
+        }
     }
-    fleet.nodes[0].engine.context().listen(addr).map(|_| ())
-}
 
-/// What another thread might do.
-fn outside(
-    rng: &mut SimRng,
-    fleet: &Fleet<Talker>,
-    client: usize,
-    conn: ConnId,
-    ledger: &SharedLedger,
-    plan: &Plan,
-) {
-    let handle: Handle<Spoken> = fleet.handle(client);
-    let talker = &fleet.nodes[client].engine.handler;
-    for _ in 0..rng.below(8) {
-        let number = ledger.borrow().next_number(talker.node, conn);
-        let body = body(PUSH, (talker.node, conn), number, rng.below(300));
-        if handle.send(conn, Tagged(3, body)).is_ok() {
-            ledger.borrow_mut().accepted(talker.node, conn);
+    /// Tries to listen at a port; false where a fault prevented that.
+    fn listen(&mut self, port: usize) -> bool {
+        let addr = SocketAddr::from((SERVER, PORTS[port]));
+        let engine = &mut self.fleet.nodes[0].engine;
+        if engine.state.listeners.iter().any(|listener| listener.addr == addr) {
+            return true;
+        }
+        let config = &self.configs[0];
+        let is_planted = self.plan.plant == Some(Plant::ListensInAnother);
+        let own = if is_planted { 1 - port } else { port };
+        let spoken = self.plan.spoken(own);
+        if self.rng.chance(0.2) {
+            let Ok(listener) = engine.sockets.net.bind(addr, &LISTEN) else { return false };
+            let adopt = |sockets: &mut dyn Sockets, id, options: &ListenOptions| {
+                sockets.adopt_listener(id, BroughtListener::Simulated(listener), options)
+            };
+            return engine.context().open_listener(&spoken, config, adopt).is_ok();
+        }
+        if self.plan.is_mixed() && (port == 1 || !USES_DEFAULTS_BESIDE_OTHERS) {
+            engine.context().listen_with(addr, &spoken, config).is_ok()
+        } else {
+            engine.context().listen(addr).is_ok()
         }
     }
-    if plan.has_calls && rng.chance(0.2) {
-        // Dropped at once, or later with the rest: cancelled either way.
-        drop(handle.call_async(conn, vec![NEWS; 0], Duration::from_secs(1)));
+
+    /// The server's name leads to it, and before that perhaps to where nobody answers.
+    fn name_server(&mut self) {
+        let world = &self.fleet.world;
+        let mut ips = Vec::new();
+        if self.rng.chance(0.5) {
+            let (hole, unrouted) = ([10, 9, 9, 8], [10, 9, 9, 9]);
+            world.black_hole(hole);
+            world.unroute(unrouted);
+            // A host that refuses, one that swallows, no way as found at once and as found later.
+            let mut others = [[10, 0, 0, 2], hole, unrouted, [10, 9, 9, 7]];
+            self.rng.shuffle(&mut others);
+            ips.extend(others.into_iter().take(self.rng.below(4)));
+        }
+        ips.push(SERVER);
+        world.add_name("server", ips.into_iter().map(Into::into).collect());
     }
-    if rng.below(100) < plan.rude {
-        match rng.below(3) {
+
+    // ---- What another thread, or the application itself, might do.
+
+    fn act(&mut self) {
+        let (client, conn) = self.conns[self.rng.below(self.conns.len())];
+        self.send(client, conn);
+        if self.plan.has_calls && self.rng.chance(0.3) {
+            self.call(client, conn);
+        }
+        self.tend_calls();
+        if self.rng.chance(0.1) {
+            self.broadcast();
+        }
+        if self.rng.below(100) < self.plan.rude {
+            let handle = self.fleet.handle(client);
+            match self.rng.below(3) {
+                0 => handle.close(conn),
+                1 => handle.abort(conn),
+                _ => handle.drain(conn),
+            }
+        }
+        if self.rng.chance(0.02) {
+            let node = self.rng.below(self.fleet.nodes.len());
+            let longest = if self.rng.chance(0.5) { 100 } else { 90_000 };
+            let range = Duration::from_millis(1)..=Duration::from_millis(longest);
+            let time = self.rng.duration(&range);
+            self.fleet.send_away(node, time);
+        }
+        if self.rng.chance(0.03) {
+            self.dial();
+        }
+        self.hand_over();
+        self.use_foreign_id(client, conn);
+    }
+
+    fn send(&mut self, client: usize, conn: ConnId) {
+        let handle = self.fleet.handle(client);
+        let node = client as u64;
+        for _ in 0..self.rng.below(8) {
+            let number = self.ledger.borrow().next_number(node, conn);
+            let body = body(PUSH, (node, conn), number, self.rng.below(300));
+            if handle.send(conn, Tagged(3, body)).is_ok() {
+                self.ledger.borrow_mut().accepted(node, conn);
+            }
+        }
+    }
+
+    fn call(&mut self, client: usize, conn: ConnId) {
+        let number = self.ledger.borrow_mut().start_call();
+        let body = body(REQUEST, (client as u64, conn), number, self.rng.below(300));
+        let timeout = self.rng.duration(&(Duration::ZERO..=Duration::from_secs(20)));
+        let call = self.fleet.handle(client).call_async(conn, body, timeout);
+        self.pending.push((client, conn, number, call));
+    }
+
+    /// Looks at the calls of other threads; drops one now and then, or cancels it by its id.
+    fn tend_calls(&mut self) {
+        for (client, conn, number, call) in std::mem::take(&mut self.pending) {
+            if self.rng.chance(0.1) {
+                // Dropped, and so cancelled.
+                self.ledger.borrow_mut().abandon_call(number);
+                continue;
+            }
+            if self.rng.chance(0.05)
+                && let Some(id) = call.id()
+                && let Some(mut conn) = self.fleet.nodes[client].engine.context().conn(conn)
+            {
+                self.ledger.borrow_mut().cancel_call(number);
+                conn.cancel_call(id);
+            }
+            if let Some(call) = self.look_at(number, call) {
+                self.pending.push((client, conn, number, call));
+            }
+        }
+    }
+
+    /// Notes how a call has ended, or gives it back.
+    fn look_at(&self, number: u64, mut call: PendingCall<Spoken>) -> Option<PendingCall<Spoken>> {
+        let mut context = task::Context::from_waker(Waker::noop());
+        let Poll::Ready(outcome) = Pin::new(&mut call).poll(&mut context) else {
+            return Some(call);
+        };
+        let mut ledger = self.ledger.borrow_mut();
+        match outcome {
+            Err(error) => ledger.end_call(number, Err(&error)),
+            Ok(reply) => match Parsed::of(&reply) {
+                Some(parsed) => ledger.end_call(number, Ok(parsed.number)),
+                None => self.verdicts.note(Check::Whole, format!("a torn reply: {reply:?}")),
+            },
+        }
+        None
+    }
+
+    /// A broadcast of which the filter counts the receivers, and perhaps panics on the way.
+    fn broadcast(&mut self) {
+        self.news += 1;
+        let node = self.rng.below(self.fleet.nodes.len());
+        let conn = ConnId::from_u64(0);
+        let body = body(NEWS, (100 + node as u64, conn), self.news, self.rng.below(300));
+        let panics = self.rng.chance(self.plan.panics * 4.0);
+        let (planner, receivers) = (self.verdicts.planner(), Arc::new(AtomicU64::new(0)));
+        let counted = receivers.clone();
+        let filter = Audience::filter(move |_| {
+            if panics {
+                planner.fetch_add(1, Ordering::Relaxed);
+            }
+            assert!(!panics, "{PLANNED}");
+            counted.fetch_add(1, Ordering::Relaxed);
+            true
+        });
+        if self.fleet.handle(node).broadcast_to(filter, body).is_ok() {
+            self.ledger.borrow_mut().counted_broadcast(node as u64, receivers);
+        }
+    }
+
+    /// The application connects by itself.
+    fn dial(&mut self) {
+        let client = 1 + self.rng.below(usize::from(self.plan.clients));
+        let addr = (SERVER, PORTS[self.rng.below(2)]).into();
+        if let Ok(stream) = self.fleet.nodes[client].engine.sockets.net.dial(addr, &STREAM) {
+            self.streams.push((client, stream));
+        }
+    }
+
+    /// Streams that are up are handed to their reactors; the others are closed.
+    fn hand_over(&mut self) {
+        for (client, stream) in std::mem::take(&mut self.streams) {
+            let engine = &mut self.fleet.nodes[client].engine;
+            let is_running = engine.state.stop == StopPhase::Running;
+            match stream.is_up() {
+                None => self.streams.push((client, stream)),
+                Some(true) if is_running || ADOPTS_WHILE_STOPPING && !engine.is_stopped() => {
+                    let port = usize::from(stream.peer().port() == PORTS[1]);
+                    let spoken = self.plan.spoken(port);
+                    let stream = BroughtStream::Simulated(stream);
+                    let config = &self.configs[client];
+                    if let Ok(conn) = engine.context().take_over(stream, &spoken, config) {
+                        self.conns.push((client, conn));
+                    }
+                }
+                _ => stream.close(),
+            }
+        }
+    }
+
+    /// An id of one reactor names nothing in another.
+    fn use_foreign_id(&mut self, client: usize, conn: ConnId) {
+        let is_planted = self.plan.plant == Some(Plant::TakesOwnIdForForeign);
+        if !USES_FOREIGN_IDS && !is_planted || self.rng.chance(0.8) {
+            return;
+        }
+        let mut other = self.rng.below(self.fleet.nodes.len());
+        if is_planted {
+            other = client;
+        } else if other == client {
+            return;
+        }
+        let handle = self.fleet.handle(other);
+        let foreign = body(FOREIGN, (client as u64, conn), 1, 10);
+        let sent = handle.send(conn, foreign.clone());
+        let is_refused = matches!(sent, Err(SendError::Closed | SendError::Stopped));
+        self.verdicts.check(Check::OwnIds, is_refused, || format!("{conn} to {other}: {sent:?}"));
+        let is_found = handle.is_open(conn)
+            || handle.is_up(conn)
+            || self.fleet.nodes[other].engine.context().conn(conn).is_some();
+        self.verdicts.check(Check::OwnIds, !is_found, || format!("{conn} exists in {other}"));
+        match self.rng.below(4) {
             0 => handle.close(conn),
             1 => handle.abort(conn),
-            _ => handle.drain(conn),
+            2 => handle.drain(conn),
+            _ => {
+                let call = handle.call_async(conn, foreign, Duration::from_secs(1));
+                drop(call);
+            }
         }
+    }
+
+    /// The network recovers, whoever was not closed for good comes back, and all is accounted for.
+    fn end(mut self) {
+        let plant = self.plan.plant;
+        let world = self.fleet.world.clone();
+        world.calm();
+        if plant == Some(Plant::NeverRecovers) {
+            world.black_hole(SERVER);
+        }
+        self.fleet.call_back(true);
+        for (_, stream) in self.streams.drain(..) {
+            stream.close();
+        }
+        self.fleet.run_for(Duration::from_secs(60));
+        let alive = |fleet: &Fleet<Talker>| {
+            self.conns.iter().all(|(client, conn)| {
+                let handle = fleet.handle(*client);
+                !handle.is_open(*conn) || handle.is_up(*conn)
+            })
+        };
+        let is_back = self.fleet.nodes[0].engine.state.listeners.len() < PORTS.len()
+            || self.fleet.run_until(Duration::from_secs(600), |fleet| alive(fleet));
+        self.verdicts.check(Check::ComesBack, is_back, || "a client did not come back".into());
+        if plant == Some(Plant::NeverComesBack) {
+            self.fleet.send_away(0, Duration::from_secs(100));
+        }
+        let is_stopped = self.fleet.stop();
+        self.verdicts.check(Check::Stops, is_stopped, || "stopping took too long".into());
+        for node in &mut self.fleet.nodes {
+            node.engine.handler.later.clear();
+        }
+        for (_, _, number, call) in std::mem::take(&mut self.pending) {
+            let is_over = self.look_at(number, call).is_none();
+            self.verdicts.check(Check::Ends, is_over, || format!("call {number} still waits"));
+        }
+        self.fleet.check_empty();
+        self.ledger.borrow().settle();
+        self.fleet.judge();
     }
 }
 
@@ -201,15 +496,17 @@ fn run_seed(seed: u64, plant: Option<Plant>) -> Result<u64, Failure> {
 
 /// Runs a seed that must not fail; a failure names it.
 fn pass_seed(seed: u64) -> u64 {
-    run_seed(seed, None).unwrap_or_else(|Failure { verdict, panic }| {
-        eprintln!(
-            "seed {seed} failed; LONGHAUL_SEED={seed} cargo test --lib conversation replays it"
-        );
-        if let Some(Verdict { check, text }) = verdict {
-            eprintln!("{check:?}: {text}");
-        }
-        resume_unwind(panic);
+    run_seed(seed, None).unwrap_or_else(|failure| {
+        report(seed, &failure);
+        resume_unwind(failure.panic);
     })
+}
+
+fn report(seed: u64, failure: &Failure) {
+    eprintln!("seed {seed} failed; LONGHAUL_SEED={seed} cargo test --lib conversation replays it");
+    if let Some(Verdict { check, text }) = &failure.verdict {
+        eprintln!("{check:?}: {text}");
+    }
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -246,15 +543,23 @@ fn every_message_and_call_is_accounted_for_over_thousands_of_seeds() {
     let fresh = std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), ()) >> 16;
     eprintln!("{count} seeds: 0 to {fixed}, and {fresh} on");
     let threads = thread::available_parallelism().map_or(2, |count| count.get() as u64);
+    // All are run, so that one look shows how common a failure is and whether there are others.
+    let failures = AtomicU64::new(0);
     thread::scope(|scope| {
         for first in 0..threads {
+            let failures = &failures;
             scope.spawn(move || {
                 for seed in (first..count).step_by(usize::try_from(threads).unwrap()) {
-                    pass_seed(if seed < fixed { seed } else { fresh + seed });
+                    let seed = if seed < fixed { seed } else { fresh + seed };
+                    if let Err(failure) = run_seed(seed, None) {
+                        failures.fetch_add(1, Ordering::Relaxed);
+                        report(seed, &failure);
+                    }
                 }
             });
         }
     });
+    assert_eq!(failures.into_inner(), 0, "seeds failed");
 }
 
 #[test]

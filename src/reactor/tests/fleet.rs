@@ -16,6 +16,14 @@ use crate::{
 pub(super) struct Node<H: Handler> {
     pub(super) host: HostId,
     pub(super) engine: Engine<H, SimNet>,
+    /// Until when it runs no turns, although the time goes on.
+    away_until: Option<Moment>,
+}
+
+impl<H: Handler> Node<H> {
+    const fn runs(&self) -> bool {
+        !self.engine.is_stopped() && self.away_until.is_none()
+    }
 }
 
 /// All reactors of a run.
@@ -54,7 +62,7 @@ impl<H: Handler> Fleet<H> {
         let net = self.world.host([10, 0, 0, number]);
         let host = net.id();
         let engine = builder.number(number).build_on(handler, net).expect("the settings work");
-        self.nodes.push(Node { host, engine });
+        self.nodes.push(Node { host, engine, away_until: None });
         self.nodes.len() - 1
     }
 
@@ -62,14 +70,37 @@ impl<H: Handler> Fleet<H> {
         Handle::new(self.nodes[node].engine.state.shared.clone())
     }
 
+    /// The node runs no turns for a while, as a process that is suspended.
+    pub(super) fn send_away(&mut self, node: usize, time: Duration) {
+        let until = self.world.now() + time;
+        self.nodes[node].away_until = Some(until);
+        self.world.pause(self.nodes[node].host, true);
+    }
+
+    /// Whoever was away long enough is back; with `all` the others, too.
+    pub(super) fn call_back(&mut self, all: bool) {
+        let now = self.world.now();
+        for node in &mut self.nodes {
+            if node.away_until.is_some_and(|until| all || until <= now) {
+                node.away_until = None;
+                self.world.pause(node.host, node.engine.is_stopped());
+            }
+        }
+    }
+
     /// Runs everything that is due, then jumps to what is due next, or to `end`. False if nothing is
     /// due before that.
     fn step(&mut self, end: Moment) -> bool {
+        self.call_back(false);
         for node in &mut self.nodes {
-            if !node.engine.is_stopped() {
+            if node.runs() {
                 node.engine.turn(Some(Duration::ZERO)).expect("the simulated poll does not fail");
                 if self.is_checked {
                     node.engine.check();
+                }
+                if node.engine.is_stopped() {
+                    // Whoever wakes it now waits for nothing.
+                    self.world.pause(node.host, true);
                 }
             }
         }
@@ -99,10 +130,15 @@ impl<H: Handler> Fleet<H> {
     }
 
     fn next(&self) -> Option<Moment> {
-        let running = self.nodes.iter().filter(|node| !node.engine.is_stopped());
-        let deadlines = running.filter_map(|node| node.engine.next_deadline());
-        let posts = self.nodes.iter().any(|node| node.engine.has_post());
-        deadlines.chain(self.world.next_event()).chain(posts.then(|| self.world.now())).min()
+        let running = || self.nodes.iter().filter(|node| node.runs());
+        let deadlines = running().filter_map(|node| node.engine.next_deadline());
+        let returns = self.nodes.iter().filter_map(|node| node.away_until);
+        let posts = running().any(|node| node.engine.has_post());
+        deadlines
+            .chain(returns)
+            .chain(self.world.next_event())
+            .chain(posts.then(|| self.world.now()))
+            .min()
     }
 
     /// Runs for this long.

@@ -4,6 +4,10 @@ use std::{
     cell::RefCell,
     collections::{HashMap, HashSet},
     rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::verdicts::{Check, Verdicts};
@@ -22,6 +26,8 @@ pub(super) struct Ledger {
     flows: HashMap<FlowKey, Flow>,
     /// Messages that broadcasts of a node had to send.
     broadcasts: HashMap<NodeNumber, u64>,
+    /// The same of broadcasts from other threads, as their filters count them.
+    counted: Vec<(NodeNumber, Arc<AtomicU64>)>,
     calls: HashMap<u64, Call>,
     next_call: u64,
 }
@@ -55,12 +61,17 @@ struct Flow {
 }
 
 #[derive(Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "facts that hold side by side")]
 struct Call {
     outcomes: u32,
     is_seen: bool,
     /// It ended, and was told that it was not sent.
     is_unsent: bool,
     is_answered: bool,
+    /// Somebody cancelled it by its id, before it ended or after.
+    is_cancelled: bool,
+    /// Nobody waits for its outcome any more.
+    is_abandoned: bool,
 }
 
 impl Ledger {
@@ -134,6 +145,11 @@ impl Ledger {
         *self.broadcasts.entry(node).or_default() += receivers as u64;
     }
 
+    /// A broadcast of which its filter counts the receivers.
+    pub(super) fn counted_broadcast(&mut self, node: NodeNumber, receivers: Arc<AtomicU64>) {
+        self.counted.push((node, receivers));
+    }
+
     pub(super) fn undelivered(&mut self, from: (NodeNumber, ConnId), messages: u64) {
         self.senders.entry(from).or_default().undelivered += messages;
     }
@@ -165,6 +181,20 @@ impl Ledger {
         call.is_seen = true;
     }
 
+    /// The call is cancelled by its id; it may have ended already.
+    pub(super) fn cancel_call(&mut self, number: u64) {
+        if let Some(call) = self.calls.get_mut(&number) {
+            call.is_cancelled = true;
+        }
+    }
+
+    /// The caller leaves, and hears no outcome.
+    pub(super) fn abandon_call(&mut self, number: u64) {
+        if let Some(call) = self.calls.get_mut(&number) {
+            call.is_abandoned = true;
+        }
+    }
+
     pub(super) fn answered(&mut self, number: u64) {
         if let Some(call) = self.calls.get_mut(&number) {
             call.is_answered = true;
@@ -180,6 +210,12 @@ impl Ledger {
         call.outcomes += 1;
         let what = |how| move || format!("call {number} {how}");
         verdicts.check(Check::EndsOnce, call.outcomes == 1, what("ended twice"));
+        let is_cancelled = matches!(outcome, Err(CallError::Cancelled { .. }));
+        verdicts.check(
+            Check::CancelsOwn,
+            call.is_cancelled || !is_cancelled,
+            what("was cancelled by nobody"),
+        );
         match outcome {
             Ok(answer) => {
                 verdicts.check(Check::OwnReply, answer == number, what("got another's reply"));
@@ -199,7 +235,8 @@ impl Ledger {
     pub(super) fn settle(&self) {
         let verdicts = &self.verdicts;
         for (number, call) in &self.calls {
-            verdicts.check(Check::Ends, call.outcomes > 0, || format!("call {number} never ended"));
+            let has_ended = call.outcomes > 0 || call.is_abandoned;
+            verdicts.check(Check::Ends, has_ended, || format!("call {number} never ended"));
         }
         for (key, flow) in &self.flows {
             let (Some(written), Some(received)) = (flow.written, flow.received) else { continue };
@@ -218,6 +255,9 @@ impl Ledger {
             .iter()
             .map(|(node, count)| (*node, [*count, 0]))
             .collect::<HashMap<_, _>>();
+        for (node, receivers) in &self.counted {
+            accounts.entry(*node).or_default()[0] += receivers.load(Ordering::Relaxed);
+        }
         for ((node, _), sender) in &self.senders {
             let [accepted, ended] = accounts.entry(*node).or_default();
             *accepted += sender.accepted;

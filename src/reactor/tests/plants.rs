@@ -29,6 +29,7 @@ pub(super) enum Plant {
     HandsMessageLate,
     HandsTooFew,
     EndsCallTwice,
+    CancelsAnother,
     ForgetsCall,
     SaysUnsent,
     ReportsFewerUnsent,
@@ -38,15 +39,19 @@ pub(super) enum Plant {
     // In what it does.
     SendsWhatWasRefused,
     AnswersUnasked,
+    ListensInAnother,
+    TakesOwnIdForForeign,
+    CutsTheHealthy,
     DrawsFromOutside,
     // In the network.
     WritesLess,
     NeverRecovers,
+    NeverComesBack,
 }
 
 impl Plant {
     /// Each bug, the check that must find it, and within how many seeds.
-    pub(super) const ALL: [(Self, Check, u64); 27] = [
+    pub(super) const ALL: [(Self, Check, u64); 32] = [
         (Self::SendsWhatWasRefused, Check::Accepted, 20),
         (Self::EncodesPushTwice, Check::Once, 20),
         (Self::HandsMessageLate, Check::InOrder, 20),
@@ -69,6 +74,11 @@ impl Plant {
         (Self::ForgetsCall, Check::Ends, 50),
         (Self::EncodesReplyOfAnother, Check::OwnReply, 200),
         (Self::AnswersUnasked, Check::GivenReply, 50),
+        (Self::CancelsAnother, Check::CancelsOwn, 100),
+        (Self::ListensInAnother, Check::Speaks, 20),
+        (Self::TakesOwnIdForForeign, Check::OwnIds, 20),
+        (Self::CutsTheHealthy, Check::HealthyStays, 200),
+        (Self::NeverComesBack, Check::Stops, 20),
         (Self::ConnectsTwice, Check::ConnectsOnce, 20),
         (Self::DisconnectsTwice, Check::Disconnects, 20),
         (Self::SkipsConnect, Check::WithinEpoch, 20),

@@ -1,10 +1,10 @@
 //! One side of a random conversation.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap, VecDeque},
     hash::{BuildHasher as _, RandomState},
     net::SocketAddr,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -14,11 +14,11 @@ use super::{
     verdicts::{Check, PLANNED, Verdicts},
 };
 use crate::{
-    Audience, CallError, CloseReason, CloseReport, Conn, ConnId, Context, Handler, Incident,
-    Message, Reply, Responder,
+    Audience, CallError, CallId, CloseReason, CloseReport, Conn, ConnId, Context, Handler,
+    Incident, Message, Reply, Responder,
     handler::Timer,
-    protocol::{Any, Kind},
-    reactor::net::sim::{ConnectionId, SimRng, SimWorld},
+    protocol::{Any, AnyId, Kind},
+    reactor::net::sim::{ConnectionId, Flow, SimRng, SimWorld},
 };
 
 /// What a body is, in its first byte.
@@ -26,17 +26,39 @@ pub(super) const PUSH: u8 = 1;
 pub(super) const REQUEST: u8 = 2;
 pub(super) const ANSWER: u8 = 3;
 pub(super) const NEWS: u8 = 4;
+/// Sent to a connection of another reactor, and so to nobody.
+pub(super) const FOREIGN: u8 = 5;
 
 const RESUME: u64 = 1;
-const ANSWER_LATER: u64 = 2;
+const ANSWER_ONE: u64 = 2;
+const ANSWER_ALL: u64 = 3;
+
+// What the reactor is known to do wrong. Each is switched on as soon as it is mended.
+
+/// Ids of calls are used in a later epoch than their own.
+const CANCELS_OLD_CALLS: bool = false;
+/// A call is cancelled on a connection that was just aborted.
+const CANCELS_ON_ABORTED: bool = false;
+/// A loop that was away does not judge its peers before it tried to write to them.
+const JUDGES_STALLS: bool = false;
+
+/// The ports of the server, which speaks another format at each.
+pub(super) const PORTS: [u16; 2] = [7001, 7002];
 
 /// How a run is set up.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
-    pub(super) protocol: Any,
+    /// Those of the two ports of the server.
+    pub(super) protocols: [Any; 2],
     pub(super) has_calls: bool,
     /// Chances of what a callback does, in percent.
     pub(super) rude: usize,
+    /// The chance that a callback panics at its end.
+    pub(super) panics: f64,
+    /// Whether hundreds of calls are made, and answered, at once.
+    pub(super) has_bursts: bool,
+    /// Whether the network loses no event, so that what a loop did not see is its own fault.
+    pub(super) is_plain_speaking: bool,
     pub(super) clients: u8,
     pub(super) rounds: usize,
     pub(super) largest: usize,
@@ -55,10 +77,15 @@ pub(super) struct Talker {
     rng: SimRng,
     plan: Arc<Plan>,
     /// The connections that are up.
-    up: HashMap<ConnId, Epoch>,
+    up: BTreeMap<ConnId, Epoch>,
+    /// The latest calls.
+    calls: VecDeque<Made>,
     pub(super) later: Vec<(u64, Responder<Spoken>, bool)>,
     last_news: HashMap<(NodeNumber, ConnId), u64>,
     news: u64,
+    /// Bursts of calls, and dials from callbacks, that are left.
+    bursts: u32,
+    dials: u32,
     /// A message that a planted bug holds back.
     held: Option<((NodeNumber, ConnId), ConnectionId, u64)>,
 }
@@ -70,6 +97,15 @@ struct Epoch {
     peer: SocketAddr,
     /// Messages that the handler was given.
     handled: u64,
+}
+
+/// A call that was made.
+#[derive(Clone, Copy)]
+struct Made {
+    conn: ConnId,
+    epoch: u32,
+    id: CallId,
+    number: u64,
 }
 
 impl Talker {
@@ -88,10 +124,13 @@ impl Talker {
             ledger,
             rng,
             plan,
-            up: HashMap::new(),
+            up: BTreeMap::new(),
+            calls: VecDeque::new(),
             later: Vec::new(),
             last_news: HashMap::new(),
             news: 0,
+            bursts: 2,
+            dials: 3,
             held: None,
         }
     }
@@ -101,10 +140,19 @@ impl Talker {
         self.plan.plant == Some(plant) && self.rng.chance(0.3)
     }
 
+    /// The end of a callback, which panics now and then.
+    fn maybe_panic(&mut self) {
+        if self.rng.chance(self.plan.panics) {
+            self.verdicts.plan_panic();
+        }
+    }
+
     fn body(&mut self, kind: u8, conn: ConnId, number: u64) -> Vec<u8> {
         let len = if self.rng.chance(0.05) { self.plan.largest } else { 200 };
         body(kind, (self.node, conn), number, self.rng.below(len + 1))
     }
+
+    // ---- What it does.
 
     fn push(&mut self, conn: &mut Link<'_>) {
         let number = self.ledger.borrow().next_number(self.node, conn.id());
@@ -119,17 +167,28 @@ impl Talker {
         }
     }
 
-    fn call(&mut self, conn: &mut Link<'_>) {
+    fn call(&mut self, conn: &mut Link<'_>) -> Option<Made> {
         let number = self.ledger.borrow_mut().start_call();
         let body = self.body(REQUEST, conn.id(), number);
         let timeout = self.rng.duration(&(Duration::ZERO..=Duration::from_secs(20)));
         let callback =
-            move |talker: &mut Self, _: &mut Link<'_>, result: Result<Reply<'_>, CallError>| {
+            move |talker: &mut Self, conn: &mut Link<'_>, result: Result<Reply<'_>, CallError>| {
                 talker.end_call(number, &result);
+                if talker.rng.chance(0.05) {
+                    talker.act(conn);
+                }
+                talker.maybe_panic();
             };
-        if conn.call::<Self>(body, timeout, callback).is_err() {
+        let Ok(id) = conn.call::<Self>(body, timeout, callback) else {
             self.ledger.borrow_mut().refused_call(number);
+            return None;
+        };
+        let made = Made { conn: conn.id(), epoch: conn.epoch(), id, number };
+        self.calls.push_back(made);
+        if self.calls.len() > 8 {
+            self.calls.pop_front();
         }
+        Some(made)
     }
 
     fn end_call(&mut self, number: u64, result: &Result<Reply<'_>, CallError>) {
@@ -152,35 +211,111 @@ impl Talker {
         }
     }
 
+    /// Cancels one of the latest calls by its id: in flight, over, or of an older epoch.
+    fn cancel_some(&mut self, cx: &mut Context<'_, Spoken>) {
+        if self.calls.is_empty() {
+            return;
+        }
+        let made = self.calls[self.rng.below(self.calls.len())];
+        let Some(mut conn) = cx.conn(made.conn) else { return };
+        if CANCELS_OLD_CALLS || conn.epoch() == made.epoch {
+            let another = self.is_struck(Plant::CancelsAnother);
+            self.ledger.borrow_mut().cancel_call(made.number + u64::from(another));
+            conn.cancel_call(made.id);
+        }
+    }
+
+    /// The same with a call that is made now, on a connection that is aborted.
+    fn call_and_abort(&mut self, conn: &mut Link<'_>) {
+        let made = self.call(conn);
+        conn.abort();
+        if CANCELS_ON_ABORTED && let Some(made) = made {
+            self.ledger.borrow_mut().cancel_call(made.number);
+            conn.cancel_call(made.id);
+        }
+    }
+
+    fn broadcast(&mut self, conn: &mut Link<'_>) {
+        self.news += 1;
+        let body = self.body(NEWS, conn.id(), self.news);
+        let audience = match self.rng.below(4) {
+            0 => Audience::AllBut(conn.id()),
+            1 => Audience::group("room"),
+            2 => {
+                let panics = self.rng.chance(self.plan.panics * 4.0);
+                let planner = self.verdicts.planner();
+                let odd = self.rng.below(2) as u64;
+                Audience::filter(move |candidate| {
+                    if panics {
+                        planner.fetch_add(1, Ordering::Relaxed);
+                    }
+                    assert!(!panics, "{PLANNED}");
+                    candidate.id.as_u64() % 2 == odd
+                })
+            }
+            _ => Audience::All,
+        };
+        let receivers = conn.broadcast(audience, body);
+        self.ledger.borrow_mut().broadcast(self.node, receivers);
+    }
+
+    /// Another connection that is up, if there is one; else perhaps the same.
+    fn other<'a>(&mut self, conn: &'a mut Link<'_>) -> Option<Link<'a>> {
+        let at = self.rng.below(self.up.len());
+        let id = *self.up.keys().nth(at)?;
+        conn.conn(id)
+    }
+
     fn act(&mut self, conn: &mut Link<'_>) {
         match self.rng.below(100) {
             0..40 => self.push(conn),
-            40..60 if self.plan.has_calls => self.call(conn),
-            60..63 => {
-                self.news += 1;
-                let body = self.body(NEWS, conn.id(), self.news);
-                let receivers = conn.broadcast(Audience::All, body);
-                self.ledger.borrow_mut().broadcast(self.node, receivers);
+            40..60 if self.plan.has_calls => {
+                self.call(conn);
             }
+            60..63 => self.broadcast(conn),
             63..66 => {
                 conn.pause();
                 let after = self.rng.duration(&(Duration::ZERO..=Duration::from_secs(2)));
                 conn.set_timer(after, RESUME);
             }
-            n if n >= 100 - self.plan.rude => match self.rng.below(6) {
-                0 => conn.close(),
-                1 => conn.drain(),
-                2 => conn.abort(),
-                3 => self.verdicts.plan_panic(),
-                4 => {
-                    let other = self.up.keys().min().copied();
-                    if let Some(mut other) = other.and_then(|id| conn.conn(id)) {
-                        other.close();
-                    }
+            66..70 => self.cancel_some(conn),
+            70 if self.plan.has_bursts && self.bursts > 0 => {
+                self.bursts -= 1;
+                for _ in 0..200 {
+                    self.call(conn);
                 }
-                _ => conn.join("room"),
-            },
+            }
+            n if n >= 100 - self.plan.rude => self.be_rude(conn),
             _ => {}
+        }
+    }
+
+    fn be_rude(&mut self, conn: &mut Link<'_>) {
+        match self.rng.below(12) {
+            0 | 1 => conn.close(),
+            2 => conn.drain(),
+            3 => conn.abort(),
+            4 => self.verdicts.plan_panic(),
+            5 if self.plan.has_calls => self.call_and_abort(conn),
+            6 => {
+                if let Some(mut other) = self.other(conn) {
+                    other.close();
+                }
+            }
+            7 => {
+                if let Some(mut other) = self.other(conn) {
+                    other.abort();
+                }
+            }
+            8 => {
+                if let Some(mut other) = self.other(conn) {
+                    self.push(&mut other);
+                    other.drain();
+                    self.push(&mut other);
+                }
+            }
+            9 if self.rng.chance(0.1) => conn.stop(),
+            _ => conn.join("room"),
         }
     }
 
@@ -192,11 +327,15 @@ impl Talker {
             1 => {
                 let _ = conn.fail(msg, 300, "no");
             }
-            2 | 3 => {
+            way if way < 4 || self.plan.has_bursts => {
                 if let Ok(responder) = conn.defer(msg) {
                     let after = self.rng.duration(&(Duration::ZERO..=Duration::from_secs(8)));
                     self.later.push((number, responder, self.rng.chance(0.2)));
-                    conn.set_timer(after, ANSWER_LATER);
+                    let is_last = self.rng.chance(0.02);
+                    let token = if is_last { ANSWER_ALL } else { ANSWER_ONE };
+                    if way < 4 || is_last {
+                        conn.set_timer(after, token);
+                    }
                 }
             }
             _ => {
@@ -206,6 +345,19 @@ impl Talker {
             }
         }
     }
+
+    fn answer_one(&mut self) {
+        let at = self.rng.below(self.later.len());
+        let (number, responder, is_dropped) = self.later.swap_remove(at);
+        let body = self.body(ANSWER, responder.conn(), number);
+        if !is_dropped {
+            // Said before, as the answer may be refused later on the loop.
+            self.ledger.borrow_mut().answered(number);
+            let _ = responder.reply(body);
+        }
+    }
+
+    // ---- What it checks.
 
     /// What a body says, if it is whole.
     fn parse(&self, body: &[u8]) -> Option<Parsed> {
@@ -225,6 +377,32 @@ impl Talker {
         if let Some((from, channel, number)) = self.held.take() {
             ledger.received(from, channel, number);
         }
+    }
+
+    /// The format is that of the port of the server.
+    fn check_format(&self, conn: &Link<'_>, ports: [u16; 2]) {
+        let place = PORTS.iter().position(|port| ports.contains(port));
+        let expected = place.map(|place| self.plan.protocols[place]);
+        let spoken = conn.protocol().map(|spoken| spoken.any);
+        self.verdicts.check(Check::Speaks, spoken == expected, || {
+            format!("{} of ports {ports:?}: {spoken:?}", conn.id())
+        });
+    }
+
+    /// A peer of which something has arrived, or which has taken everything, is not at fault.
+    fn check_health(&self, report: &CloseReport, incoming: Flow, outgoing: Flow) {
+        let is_planted = self.plan.plant == Some(Plant::CutsTheHealthy);
+        if !self.plan.is_plain_speaking && !is_planted {
+            return;
+        }
+        let is_healthy = match report.reason {
+            CloseReason::IdleTimeout(_) => incoming.arrived > incoming.read || is_planted,
+            CloseReason::WriteStalled(_) if JUDGES_STALLS => outgoing.written == outgoing.arrived,
+            _ => false,
+        };
+        self.verdicts.check(Check::HealthyStays, !is_healthy, || {
+            format!("{report}: {incoming:?} {outgoing:?}")
+        });
     }
 }
 
@@ -263,25 +441,38 @@ impl Parsed {
 impl Handler for Talker {
     type Protocol = Spoken;
 
+    fn on_start(&mut self, _: &mut Context<'_, Spoken>) {
+        self.maybe_panic();
+    }
+
+    fn on_stop(&mut self, _: &mut Context<'_, Spoken>) {
+        self.maybe_panic();
+    }
+
     fn on_connect(&mut self, conn: &mut Link<'_>) {
         if self.is_struck(Plant::SkipsConnect) {
             return;
         }
         let (local, peer) = (conn.local_addr().unwrap(), conn.peer_addr().unwrap());
         let channel = self.world.find(local, peer).expect("the world knows the connection");
-        let epoch = Epoch { channel, local, peer, handled: 0 };
-        let mut before = self.up.insert(conn.id(), epoch);
+        let epoch = || Epoch { channel, local, peer, handled: 0 };
+        let mut before = self.up.insert(conn.id(), epoch());
         if self.is_struck(Plant::ConnectsTwice) {
-            let epoch = Epoch { channel, local, peer, handled: 0 };
-            before = self.up.insert(conn.id(), epoch);
+            before = self.up.insert(conn.id(), epoch());
         }
         self.verdicts.check(Check::ConnectsOnce, before.is_none(), || conn.id().to_string());
+        self.check_format(conn, [local.port(), peer.port()]);
         let panics = self.is_struck(Plant::Panics);
         assert!(!panics, "{PLANNED}");
         // What is sent here goes before what was kept, which the numbers of pushes don't allow for.
         if self.plan.has_calls && self.rng.chance(0.5) {
             self.call(conn);
         }
+        if self.rng.below(1000) < self.plan.rude {
+            self.cancel_some(conn);
+            conn.abort();
+        }
+        self.maybe_panic();
     }
 
     fn on_message(&mut self, conn: &mut Link<'_>, msg: Message<'_, Spoken>) {
@@ -308,6 +499,7 @@ impl Handler for Talker {
                 let is_plain = msg.kind() == Kind::Plain;
                 self.verdicts.check(Check::Kind, is_plain, || format!("an answer as {msg:?}"));
             }
+            FOREIGN => self.verdicts.note(Check::OwnIds, format!("{parsed:?}")),
             _ => self.verdicts.note(Check::Kind, format!("{parsed:?}")),
         }
         let mut acts = self.rng.below(3);
@@ -317,6 +509,7 @@ impl Handler for Talker {
         for _ in 0..acts {
             self.act(conn);
         }
+        self.maybe_panic();
     }
 
     fn on_disconnect(&mut self, conn: &mut Link<'_>, report: &CloseReport) {
@@ -336,15 +529,16 @@ impl Handler for Talker {
         }
         let fewer = u64::from(self.is_struck(Plant::ReportsFewerUnsent));
         let unsent = report.unsent_messages.saturating_sub(fewer);
-        let mut ledger = self.ledger.borrow_mut();
         let from = (self.node, conn.id());
         let channel = epoch.channel;
-        ledger.sent(from, channel, stats.messages_out, unsent);
+        self.ledger.borrow_mut().sent(from, channel, stats.messages_out, unsent);
         // The network may lose what a peer wrote before it closed; what it brought must be handled.
-        let flow = self.world.flow(epoch.peer, epoch.local).expect("the world knows it");
-        let is_whole = report.reason == CloseReason::PeerClosed && flow.read == flow.written;
-        ledger.read(self.node, channel, stats.messages_in, is_whole);
-        drop(ledger);
+        let incoming = self.world.flow(epoch.peer, epoch.local).expect("the world knows it");
+        let outgoing = self.world.flow(epoch.local, epoch.peer).expect("the world knows it");
+        let is_whole =
+            report.reason == CloseReason::PeerClosed && incoming.read == incoming.written;
+        self.ledger.borrow_mut().read(self.node, channel, stats.messages_in, is_whole);
+        self.check_health(report, incoming, outgoing);
         if self.is_struck(Plant::ReportsWrittenTwice) {
             self.ledger.borrow_mut().sent(from, channel, 0, 0);
         }
@@ -354,6 +548,31 @@ impl Handler for Talker {
         if self.plan.plant == Some(Plant::DisconnectsTwice) {
             self.on_disconnect(conn, report);
         }
+        // What is sent to a connection that comes back waits for that.
+        match self.rng.below(8) {
+            0 => self.push(conn),
+            1 if self.plan.has_calls => {
+                self.call(conn);
+            }
+            2 => self.cancel_some(conn),
+            3 if self.rng.below(100) < self.plan.rude => self.be_rude(conn),
+            _ => {}
+        }
+        self.maybe_panic();
+    }
+
+    fn on_writable(&mut self, conn: &mut Link<'_>) {
+        if self.rng.chance(0.5) {
+            self.act(conn);
+        }
+        self.maybe_panic();
+    }
+
+    fn on_cancel(&mut self, conn: &mut Link<'_>, _: AnyId) {
+        if self.rng.chance(0.2) {
+            self.act(conn);
+        }
+        self.maybe_panic();
     }
 
     fn on_timer(&mut self, cx: &mut Context<'_, Spoken>, timer: Timer) {
@@ -363,21 +582,18 @@ impl Handler for Talker {
                     conn.resume();
                 }
             }
-            ANSWER_LATER if !self.later.is_empty() => {
-                let at = self.rng.below(self.later.len());
-                let (number, responder, is_dropped) = self.later.swap_remove(at);
-                let body = self.body(ANSWER, responder.conn(), number);
-                if !is_dropped {
-                    // Said before, as the answer may be refused later on the loop.
-                    self.ledger.borrow_mut().answered(number);
-                    let _ = responder.reply(body);
+            ANSWER_ONE if !self.later.is_empty() => self.answer_one(),
+            ANSWER_ALL => {
+                while !self.later.is_empty() {
+                    self.answer_one();
                 }
             }
             _ => {}
         }
+        self.maybe_panic();
     }
 
-    fn on_error(&mut self, _: &mut Context<'_, Spoken>, incident: &Incident) {
+    fn on_error(&mut self, cx: &mut Context<'_, Spoken>, incident: &Incident) {
         match incident {
             Incident::Undelivered { conn, messages } => {
                 self.ledger.borrow_mut().undelivered((self.node, *conn), *messages);
@@ -385,7 +601,18 @@ impl Handler for Talker {
             Incident::Panicked { text, .. } => {
                 self.verdicts.check(Check::Panics, text == PLANNED, || incident.to_string());
             }
+            Incident::DialFailed { conn, target, .. } if self.dials > 0 => {
+                // Another one, in the format of that one.
+                let spoken = cx.conn(*conn).and_then(|conn| conn.protocol().cloned());
+                if self.rng.chance(0.1)
+                    && let Some(spoken) = spoken
+                {
+                    self.dials -= 1;
+                    let _ = cx.connect_with(target.as_str(), &spoken, &crate::Config::new());
+                }
+            }
             _ => {}
         }
+        self.maybe_panic();
     }
 }

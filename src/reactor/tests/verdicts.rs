@@ -61,6 +61,8 @@ pub(super) enum Check {
     OwnReply,
     /// and somebody gave it.
     GivenReply,
+    /// Only what was cancelled ends as cancelled.
+    CancelsOwn,
 
     // Connections.
     /// A connection connects once an epoch.
@@ -69,6 +71,12 @@ pub(super) enum Check {
     Disconnects,
     /// Messages come between the two.
     WithinEpoch,
+    /// Each side speaks the format that belongs to the port.
+    Speaks,
+    /// Who took everything, or sent something in time, is not cut as silent or as slow.
+    HealthyStays,
+    /// An id of another reactor finds nothing.
+    OwnIds,
     /// A client comes back once the network has recovered.
     ComesBack,
     /// Stopping takes as long as was said.
@@ -135,6 +143,11 @@ impl Verdicts {
         }
         let found = self.found.borrow();
         assert!(found.is_empty(), "{found:#?}");
+    }
+
+    /// Counts the panics that are planned where a callback has nothing else of the test.
+    pub(super) fn planner(&self) -> Arc<AtomicU64> {
+        self.planned.clone()
     }
 
     /// The first verdict.

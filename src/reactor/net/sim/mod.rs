@@ -299,6 +299,18 @@ impl Drop for SimNet {
 }
 
 impl SimStream {
+    /// The other end's address.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.world.state.borrow_mut().end(self.end.other()).addr
+    }
+
+    /// As its process closes it, without the reactor.
+    pub(crate) fn close(self) {
+        let mut state = self.world.state.borrow_mut();
+        state.note(self.host, Op::Close, self.subject(), 0, None);
+        state.close_end(self.end);
+    }
+
     /// Whether its connect was decided, and the connection made.
     pub(crate) fn is_up(&self) -> Option<bool> {
         self.world.state.borrow_mut().is_up(self.end)
