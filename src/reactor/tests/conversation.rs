@@ -21,7 +21,9 @@ use super::{
     fleet::Fleet,
     ledger::{Ledger, SharedLedger},
     plants::{Plant, Spoken},
-    talker::{FOREIGN, NEWS, PORTS, PUSH, Parsed, Plan, REQUEST, Talker, body},
+    talker::{
+        ENDS_THE_CONNECTING, FOREIGN, NEWS, PORTS, PUSH, Parsed, Plan, REQUEST, Talker, body,
+    },
     verdicts::{Check, PLANNED, Verdict, Verdicts},
 };
 use crate::{
@@ -59,6 +61,9 @@ fn config(rng: &mut SimRng) -> Config {
     }
     if rng.chance(0.3) {
         config.heartbeat(Duration::from_secs(1)).idle_timeout(Duration::from_secs(3));
+    }
+    if rng.chance(0.3) {
+        config.write_timeout(Duration::from_secs(1 + rng.below(3) as u64));
     }
     if rng.chance(0.3) {
         config.offline_queue(rng.below(3000), Duration::from_secs(1));
@@ -187,7 +192,8 @@ fn run(seed: u64, world: &SimWorld, verdicts: &Verdicts, plant: Option<Plant>) {
 impl Outside {
     /// Listens at both ports, names the server, and dials.
     fn begin(&mut self) {
-        for port in 0..PORTS.len() {
+        let first = self.rng.below(2);
+        for port in [first, 1 - first] {
             for _ in 0..100 {
                 if self.listen(port) {
                     break;
@@ -198,18 +204,32 @@ impl Outside {
         }
         self.name_server();
         for client in 1..=usize::from(self.plan.clients) {
-            let port = self.rng.below(2);
-            let host = if self.rng.chance(0.5) { "server" } else { "10.0.0.1" };
-            let target = format!("{host}:{}", PORTS[port]);
-            let (spoken, config) = (self.plan.spoken(port), self.configs[client].clone());
-            let mut cx = self.fleet.nodes[client].engine.context();
-            let conn = if self.plan.is_mixed() && (port == 1 || !USES_DEFAULTS_BESIDE_OTHERS) {
-                cx.connect_with(target, &spoken, &config)
-            } else {
-                cx.connect(target)
-            };
-            self.conns.push((client, conn.unwrap()));
+            self.connect(client);
         }
+    }
+
+    fn connect(&mut self, client: usize) {
+        let port = self.rng.below(2);
+        let host = if self.rng.chance(0.5) { "server" } else { "10.0.0.1" };
+        let target = format!("{host}:{}", PORTS[port]);
+        let (spoken, config) = (self.plan.spoken(port), self.configs[client].clone());
+        let is_running = self.is_running(client);
+        let mut cx = self.fleet.nodes[client].engine.context();
+        let conn = if self.plan.is_mixed() && (port == 1 || !USES_DEFAULTS_BESIDE_OTHERS) {
+            cx.connect_with(target, &spoken, &config)
+        } else {
+            cx.connect(target)
+        };
+        self.verdicts.check(Check::RefusesNew, conn.is_ok() == is_running, || format!("{conn:?}"));
+        if let Ok(conn) = conn {
+            self.conns.push((client, conn));
+        }
+    }
+
+    fn is_running(&mut self, node: usize) -> bool {
+        let is_running = self.fleet.nodes[node].engine.state.stop == StopPhase::Running;
+        let is_planted = self.plan.plant == Some(Plant::TakesRunningForStopping);
+        is_running && !(is_planted && self.rng.chance(0.3))
     }
 
     /// Tries to listen at a port; false where a fault prevented that.
@@ -268,6 +288,9 @@ impl Outside {
         }
         if self.rng.below(100) < self.plan.rude {
             let handle = self.fleet.handle(client);
+            if ENDS_THE_CONNECTING {
+                self.ledger.borrow_mut().end(client as u64, conn);
+            }
             match self.rng.below(3) {
                 0 => handle.close(conn),
                 1 => handle.abort(conn),
@@ -283,6 +306,9 @@ impl Outside {
         }
         if self.rng.chance(0.03) {
             self.dial();
+        }
+        if self.rng.chance(0.02) {
+            self.connect(client);
         }
         self.hand_over();
         self.use_foreign_id(client, conn);
@@ -380,8 +406,8 @@ impl Outside {
     /// Streams that are up are handed to their reactors; the others are closed.
     fn hand_over(&mut self) {
         for (client, stream) in std::mem::take(&mut self.streams) {
+            let is_running = self.is_running(client);
             let engine = &mut self.fleet.nodes[client].engine;
-            let is_running = engine.state.stop == StopPhase::Running;
             match stream.is_up() {
                 None => self.streams.push((client, stream)),
                 Some(true) if is_running || ADOPTS_WHILE_STOPPING && !engine.is_stopped() => {
@@ -390,6 +416,8 @@ impl Outside {
                     let stream = BroughtStream::Simulated(stream);
                     let config = &self.configs[client];
                     if let Ok(conn) = engine.context().take_over(stream, &spoken, config) {
+                        let id = || format!("{conn} was adopted");
+                        self.verdicts.check(Check::RefusesNew, is_running, id);
                         self.conns.push((client, conn));
                     }
                 }

@@ -28,6 +28,8 @@ pub(super) struct Ledger {
     broadcasts: HashMap<NodeNumber, u64>,
     /// The same of broadcasts from other threads, as their filters count them.
     counted: Vec<(NodeNumber, Arc<AtomicU64>)>,
+    /// Connections that were ended for good.
+    ended: HashSet<(NodeNumber, ConnId)>,
     calls: HashMap<u64, Call>,
     next_call: u64,
 }
@@ -152,6 +154,18 @@ impl Ledger {
 
     pub(super) fn undelivered(&mut self, from: (NodeNumber, ConnId), messages: u64) {
         self.senders.entry(from).or_default().undelivered += messages;
+    }
+
+    // ---- connections ----
+
+    /// The connection is ended, and must not connect again.
+    pub(super) fn end(&mut self, node: NodeNumber, conn: ConnId) {
+        self.ended.insert((node, conn));
+    }
+
+    pub(super) fn connected(&self, node: NodeNumber, conn: ConnId) {
+        let is_ended = self.ended.contains(&(node, conn));
+        self.verdicts.check(Check::StaysEnded, !is_ended, || format!("{conn} of node {node}"));
     }
 
     // ---- calls ----

@@ -42,6 +42,8 @@ pub(super) enum Plant {
     ListensInAnother,
     TakesOwnIdForForeign,
     CutsTheHealthy,
+    EndsInWordOnly,
+    TakesRunningForStopping,
     DrawsFromOutside,
     // In the network.
     WritesLess,
@@ -51,7 +53,7 @@ pub(super) enum Plant {
 
 impl Plant {
     /// Each bug, the check that must find it, and within how many seeds.
-    pub(super) const ALL: [(Self, Check, u64); 32] = [
+    pub(super) const ALL: [(Self, Check, u64); 34] = [
         (Self::SendsWhatWasRefused, Check::Accepted, 20),
         (Self::EncodesPushTwice, Check::Once, 20),
         (Self::HandsMessageLate, Check::InOrder, 20),
@@ -78,6 +80,8 @@ impl Plant {
         (Self::ListensInAnother, Check::Speaks, 20),
         (Self::TakesOwnIdForForeign, Check::OwnIds, 20),
         (Self::CutsTheHealthy, Check::HealthyStays, 200),
+        (Self::EndsInWordOnly, Check::StaysEnded, 50),
+        (Self::TakesRunningForStopping, Check::RefusesNew, 50),
         (Self::NeverComesBack, Check::Stops, 20),
         (Self::ConnectsTwice, Check::ConnectsOnce, 20),
         (Self::DisconnectsTwice, Check::Disconnects, 20),

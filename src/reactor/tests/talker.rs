@@ -41,6 +41,10 @@ const CANCELS_OLD_CALLS: bool = false;
 const CANCELS_ON_ABORTED: bool = false;
 /// A loop that was away does not judge its peers before it tried to write to them.
 const JUDGES_STALLS: bool = false;
+/// A report without a time to the next dial says that there will be none.
+const TRUSTS_REPORTS: bool = false;
+/// A connection that is ended as its connect is decided does not connect.
+pub(super) const ENDS_THE_CONNECTING: bool = false;
 
 /// The ports of the server, which speaks another format at each.
 pub(super) const PORTS: [u16; 2] = [7001, 7002];
@@ -290,8 +294,17 @@ impl Talker {
         }
     }
 
+    /// A connection was ended for good.
+    fn note_end(&self, conn: &Link<'_>) {
+        self.ledger.borrow_mut().end(self.node, conn.id());
+    }
+
     fn be_rude(&mut self, conn: &mut Link<'_>) {
-        match self.rng.below(12) {
+        let way = self.rng.below(12);
+        if way < 4 {
+            self.note_end(conn);
+        }
+        match way {
             0 | 1 => conn.close(),
             2 => conn.drain(),
             3 => conn.abort(),
@@ -299,11 +312,13 @@ impl Talker {
             5 if self.plan.has_calls => self.call_and_abort(conn),
             6 => {
                 if let Some(mut other) = self.other(conn) {
+                    self.note_end(&other);
                     other.close();
                 }
             }
             7 => {
                 if let Some(mut other) = self.other(conn) {
+                    self.note_end(&other);
                     other.abort();
                 }
             }
@@ -460,6 +475,7 @@ impl Handler for Talker {
         if self.is_struck(Plant::ConnectsTwice) {
             before = self.up.insert(conn.id(), epoch());
         }
+        self.ledger.borrow().connected(self.node, conn.id());
         self.verdicts.check(Check::ConnectsOnce, before.is_none(), || conn.id().to_string());
         self.check_format(conn, [local.port(), peer.port()]);
         let panics = self.is_struck(Plant::Panics);
@@ -539,6 +555,9 @@ impl Handler for Talker {
             report.reason == CloseReason::PeerClosed && incoming.read == incoming.written;
         self.ledger.borrow_mut().read(self.node, channel, stats.messages_in, is_whole);
         self.check_health(report, incoming, outgoing);
+        if TRUSTS_REPORTS && report.redial_in.is_none() || self.is_struck(Plant::EndsInWordOnly) {
+            self.note_end(conn);
+        }
         if self.is_struck(Plant::ReportsWrittenTwice) {
             self.ledger.borrow_mut().sent(from, channel, 0, 0);
         }

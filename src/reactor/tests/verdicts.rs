@@ -77,6 +77,10 @@ pub(super) enum Check {
     HealthyStays,
     /// An id of another reactor finds nothing.
     OwnIds,
+    /// What was ended for good does not connect again.
+    StaysEnded,
+    /// A reactor that stops takes nothing new.
+    RefusesNew,
     /// A client comes back once the network has recovered.
     ComesBack,
     /// Stopping takes as long as was said.
