@@ -173,11 +173,20 @@ impl<P: Protocol> Context<'_, P> {
         protocol: &P,
         config: &Config,
     ) -> Result<ConnId, Error> {
+        self.adopt_brought(BroughtStream::System(stream), protocol, config)
+    }
+
+    pub(crate) fn adopt_brought(
+        &mut self,
+        stream: BroughtStream,
+        protocol: &P,
+        config: &Config,
+    ) -> Result<ConnId, Error> {
         config.validate()?;
         if !self.state.is_running() {
             return Err(Error::Stopped);
         }
-        Ok(self.take_over(BroughtStream::System(stream), protocol, config)?)
+        Ok(self.take_over(stream, protocol, config)?)
     }
 
     /// Stops listening; what was accepted stays. False if there is no such listener.

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use super::{
     net::Net,
+    planted::{Bug, is_planted},
     slot::{Phase, Slot, Waiter},
     slots::{EndedCall, State},
     turn::Engine,
@@ -192,7 +193,8 @@ impl<P: Protocol> State<P> {
         // What is queued is still written, but for a connection that was dropped.
         let may_be =
             |slot: &Slot<P>| slot.link.may_be_handled(pending, slot.phase != Phase::Dropped);
-        if self.get(id).is_some_and(may_be) { Fate::MaybeSent } else { Fate::NotSent }
+        let may_be = self.get(id).is_some_and(may_be) && !is_planted(Bug::SaysNotSent);
+        if may_be { Fate::MaybeSent } else { Fate::NotSent }
     }
 
     /// Ends a call that was taken out of the pending table; a callback runs later in this turn.
@@ -203,6 +205,7 @@ impl<P: Protocol> State<P> {
         self.stats.calls_in_flight -= 1;
         match pending.waiter {
             Waiter::Cell(cell) => cell.end(Err(error)),
+            Waiter::Callback(_) if is_planted(Bug::ForgetsCalls) => {}
             Waiter::Callback(callback) => {
                 self.ended_calls.push_back(EndedCall { conn: id, callback, error });
             }

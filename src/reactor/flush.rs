@@ -2,7 +2,12 @@
 
 use std::io::{self, IoSlice};
 
-use super::{net::Net, slots::State, turn::Engine};
+use super::{
+    net::Net,
+    planted::{Bug, is_planted},
+    slots::State,
+    turn::Engine,
+};
 use crate::{CloseReason, ConnId, Handler, error::NetworkError};
 
 /// Slices of one vectored write. Small frames share a slice, so only large bodies need many.
@@ -50,7 +55,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
     pub(super) fn flush(&mut self, id: ConnId) {
         let mut budget = BYTES_PER_TURN;
         while let Some(slot) = self.state.get_mut(id)
-            && slot.phase.is_writing()
+            && (slot.phase.is_writing() || is_planted(Bug::WritesDropped))
             && slot.io.is_writable
             && slot.link.has_output()
         {

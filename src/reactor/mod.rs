@@ -9,6 +9,7 @@ mod flush;
 mod listen;
 pub(crate) mod net;
 pub(crate) mod number;
+mod planted;
 mod profile;
 mod read;
 mod reap;

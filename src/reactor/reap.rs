@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::{
     net::Net,
+    planted::{Bug, is_planted},
     slot::{Phase, Told},
     slots::{EndedCall, State},
     sockets::Sockets,
@@ -112,6 +113,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
             Some(queue) => (queue.messages(), queue.bytes() as u64),
             None => (0, 0),
         };
+        let is_wrong = is_planted(Bug::ReportsFewerUnsent) && unsent_messages > 0;
+        let unsent_messages = unsent_messages - u64::from(is_wrong);
         let (calls, listener) = (u64::from(slot.epoch.cut_calls()), slot.listener);
         self.state.stats.disconnected += 1;
         self.state.stats.undelivered += unsent_messages;

@@ -13,6 +13,7 @@ use slab::Slab;
 use super::{
     fanout::Fanout,
     listen::ListenerState,
+    planted::{Bug, is_planted},
     profile::{Profile, Profiles},
     slot::{Callback, Epoch, Link, Lists, Phase, Readiness, Slot},
     stop::{Drain, StopPhase, Sweep},
@@ -332,6 +333,9 @@ impl<P: Protocol> State<P> {
             self.pool.give(queue);
         }
         if let Some(own) = &mut slot.own {
+            if is_planted(Bug::KeepsTimers) {
+                own.timers.clear();
+            }
             for key in std::mem::take(&mut own.timers) {
                 self.wheel.cancel(key);
             }

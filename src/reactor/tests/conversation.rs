@@ -21,9 +21,7 @@ use super::{
     fleet::Fleet,
     ledger::{Ledger, SharedLedger},
     plants::{Plant, Spoken},
-    talker::{
-        ENDS_THE_CONNECTING, FOREIGN, NEWS, PORTS, PUSH, Parsed, Plan, REQUEST, Talker, body,
-    },
+    talker::{FOREIGN, NEWS, PORTS, PUSH, Parsed, Plan, REQUEST, Talker, body},
     verdicts::{Check, PLANNED, Verdict, Verdicts},
 };
 use crate::{
@@ -34,19 +32,11 @@ use crate::{
             BroughtListener, BroughtStream, ListenOptions, StreamOptions,
             sim::{SimRng, SimStream, SimWorld},
         },
-        slots::StopPhase,
+        planted::Planted,
         sockets::Sockets,
+        stop::StopPhase,
     },
 };
-
-// What the reactor is known to do wrong. Each is switched on as soon as it is mended.
-
-/// The defaults of a reactor are used beside formats and settings of other connections.
-const USES_DEFAULTS_BESIDE_OTHERS: bool = false;
-/// Sockets are handed to a reactor that stops.
-const ADOPTS_WHILE_STOPPING: bool = false;
-/// Ids of another reactor are used, which must find nothing.
-const USES_FOREIGN_IDS: bool = false;
 
 fn config(rng: &mut SimRng) -> Config {
     let mut config = Config::new();
@@ -136,6 +126,10 @@ struct Outside {
 /// Runs the conversation of a seed. What callbacks find goes to the verdicts; what is found outside
 /// of them, too, or panics.
 fn run(seed: u64, world: &SimWorld, verdicts: &Verdicts, plant: Option<Plant>) {
+    let _planted = Planted::new(match plant {
+        Some(Plant::InReactor(bug)) => Some(bug),
+        _ => None,
+    });
     let mut rng = SimRng::new(seed ^ 0x5EED);
     let plan = Arc::new(Plan::draw(&mut rng, world, plant));
     let ledger = SharedLedger::new(Ledger::new(verdicts.clone()).into());
@@ -215,7 +209,7 @@ impl Outside {
         let (spoken, config) = (self.plan.spoken(port), self.configs[client].clone());
         let is_running = self.is_running(client);
         let mut cx = self.fleet.nodes[client].engine.context();
-        let conn = if self.plan.is_mixed() && (port == 1 || !USES_DEFAULTS_BESIDE_OTHERS) {
+        let conn = if self.plan.is_mixed() && port == 1 {
             cx.connect_with(target, &spoken, &config)
         } else {
             cx.connect(target)
@@ -250,7 +244,7 @@ impl Outside {
             };
             return engine.context().open_listener(&spoken, config, adopt).is_ok();
         }
-        if self.plan.is_mixed() && (port == 1 || !USES_DEFAULTS_BESIDE_OTHERS) {
+        if self.plan.is_mixed() && port == 1 {
             engine.context().listen_with(addr, &spoken, config).is_ok()
         } else {
             engine.context().listen(addr).is_ok()
@@ -288,9 +282,7 @@ impl Outside {
         }
         if self.rng.below(100) < self.plan.rude {
             let handle = self.fleet.handle(client);
-            if ENDS_THE_CONNECTING {
-                self.ledger.borrow_mut().end(client as u64, conn);
-            }
+            self.ledger.borrow_mut().end(client as u64, conn);
             match self.rng.below(3) {
                 0 => handle.close(conn),
                 1 => handle.abort(conn),
@@ -410,12 +402,12 @@ impl Outside {
             let engine = &mut self.fleet.nodes[client].engine;
             match stream.is_up() {
                 None => self.streams.push((client, stream)),
-                Some(true) if is_running || ADOPTS_WHILE_STOPPING && !engine.is_stopped() => {
+                Some(true) if !engine.is_stopped() => {
                     let port = usize::from(stream.peer().port() == PORTS[1]);
                     let spoken = self.plan.spoken(port);
                     let stream = BroughtStream::Simulated(stream);
                     let config = &self.configs[client];
-                    if let Ok(conn) = engine.context().take_over(stream, &spoken, config) {
+                    if let Ok(conn) = engine.context().adopt_brought(stream, &spoken, config) {
                         let id = || format!("{conn} was adopted");
                         self.verdicts.check(Check::RefusesNew, is_running, id);
                         self.conns.push((client, conn));
@@ -429,7 +421,7 @@ impl Outside {
     /// An id of one reactor names nothing in another.
     fn use_foreign_id(&mut self, client: usize, conn: ConnId) {
         let is_planted = self.plan.plant == Some(Plant::TakesOwnIdForForeign);
-        if !USES_FOREIGN_IDS && !is_planted || self.rng.chance(0.8) {
+        if self.rng.chance(0.8) {
             return;
         }
         let mut other = self.rng.below(self.fleet.nodes.len());
@@ -471,14 +463,16 @@ impl Outside {
             stream.close();
         }
         self.fleet.run_for(Duration::from_secs(60));
-        let alive = |fleet: &Fleet<Talker>| {
-            self.conns.iter().all(|(client, conn)| {
-                let handle = fleet.handle(*client);
-                !handle.is_open(*conn) || handle.is_up(*conn)
-            })
-        };
+        // Each at some time: what has nothing to say in a format without pings comes and goes.
+        let mut missing = self.conns.clone();
         let is_back = self.fleet.nodes[0].engine.state.listeners.len() < PORTS.len()
-            || self.fleet.run_until(Duration::from_secs(600), |fleet| alive(fleet));
+            || self.fleet.run_until(Duration::from_secs(600), |fleet| {
+                missing.retain(|(client, conn)| {
+                    let handle = fleet.handle(*client);
+                    handle.is_open(*conn) && !handle.is_up(*conn)
+                });
+                missing.is_empty()
+            });
         self.verdicts.check(Check::ComesBack, is_back, || "a client did not come back".into());
         if plant == Some(Plant::NeverComesBack) {
             self.fleet.send_away(0, Duration::from_secs(100));

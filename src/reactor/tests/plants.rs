@@ -7,6 +7,7 @@ use super::{
 use crate::protocol::{
     Any, AnyId, Correlation, DecodeError, Decoded, Goaway, Head, HeartbeatBy, Hello, Kind, Protocol,
 };
+use crate::reactor::planted::Bug;
 
 /// A bug, somewhere between the wire and the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,11 +50,12 @@ pub(super) enum Plant {
     WritesLess,
     NeverRecovers,
     NeverComesBack,
+    InReactor(Bug),
 }
 
 impl Plant {
     /// Each bug, the check that must find it, and within how many seeds.
-    pub(super) const ALL: [(Self, Check, u64); 34] = [
+    pub(super) const ALL: [(Self, Check, u64); 39] = [
         (Self::SendsWhatWasRefused, Check::Accepted, 20),
         (Self::EncodesPushTwice, Check::Once, 20),
         (Self::HandsMessageLate, Check::InOrder, 20),
@@ -80,6 +82,11 @@ impl Plant {
         (Self::ListensInAnother, Check::Speaks, 20),
         (Self::TakesOwnIdForForeign, Check::OwnIds, 20),
         (Self::CutsTheHealthy, Check::HealthyStays, 200),
+        (Self::InReactor(Bug::WritesDropped), Check::UnsentStays, 200),
+        (Self::InReactor(Bug::SaysNotSent), Check::SeenIsSent, 50),
+        (Self::InReactor(Bug::ForgetsCalls), Check::Ends, 50),
+        (Self::InReactor(Bug::ReportsFewerUnsent), Check::Accounts, 200),
+        (Self::InReactor(Bug::KeepsTimers), Check::NothingLeft, 50),
         (Self::EndsInWordOnly, Check::StaysEnded, 50),
         (Self::TakesRunningForStopping, Check::RefusesNew, 50),
         (Self::NeverComesBack, Check::Stops, 20),

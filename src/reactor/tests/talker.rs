@@ -32,19 +32,8 @@ pub(super) const FOREIGN: u8 = 5;
 const RESUME: u64 = 1;
 const ANSWER_ONE: u64 = 2;
 const ANSWER_ALL: u64 = 3;
-
-// What the reactor is known to do wrong. Each is switched on as soon as it is mended.
-
-/// Ids of calls are used in a later epoch than their own.
-const CANCELS_OLD_CALLS: bool = false;
-/// A call is cancelled on a connection that was just aborted.
-const CANCELS_ON_ABORTED: bool = false;
-/// A loop that was away does not judge its peers before it tried to write to them.
-const JUDGES_STALLS: bool = false;
-/// A report without a time to the next dial says that there will be none.
-const TRUSTS_REPORTS: bool = false;
-/// A connection that is ended as its connect is decided does not connect.
-pub(super) const ENDS_THE_CONNECTING: bool = false;
+/// Set for so long that it never fires in a run.
+const NEVER: u64 = 4;
 
 /// The ports of the server, which speaks another format at each.
 pub(super) const PORTS: [u16; 2] = [7001, 7002];
@@ -107,7 +96,6 @@ struct Epoch {
 #[derive(Clone, Copy)]
 struct Made {
     conn: ConnId,
-    epoch: u32,
     id: CallId,
     number: u64,
 }
@@ -187,7 +175,7 @@ impl Talker {
             self.ledger.borrow_mut().refused_call(number);
             return None;
         };
-        let made = Made { conn: conn.id(), epoch: conn.epoch(), id, number };
+        let made = Made { conn: conn.id(), id, number };
         self.calls.push_back(made);
         if self.calls.len() > 8 {
             self.calls.pop_front();
@@ -222,18 +210,16 @@ impl Talker {
         }
         let made = self.calls[self.rng.below(self.calls.len())];
         let Some(mut conn) = cx.conn(made.conn) else { return };
-        if CANCELS_OLD_CALLS || conn.epoch() == made.epoch {
-            let another = self.is_struck(Plant::CancelsAnother);
-            self.ledger.borrow_mut().cancel_call(made.number + u64::from(another));
-            conn.cancel_call(made.id);
-        }
+        let another = self.is_struck(Plant::CancelsAnother);
+        self.ledger.borrow_mut().cancel_call(made.number + u64::from(another));
+        conn.cancel_call(made.id);
     }
 
     /// The same with a call that is made now, on a connection that is aborted.
     fn call_and_abort(&mut self, conn: &mut Link<'_>) {
         let made = self.call(conn);
         conn.abort();
-        if CANCELS_ON_ABORTED && let Some(made) = made {
+        if let Some(made) = made {
             self.ledger.borrow_mut().cancel_call(made.number);
             conn.cancel_call(made.id);
         }
@@ -248,13 +234,13 @@ impl Talker {
             2 => {
                 let panics = self.rng.chance(self.plan.panics * 4.0);
                 let planner = self.verdicts.planner();
-                let odd = self.rng.below(2) as u64;
+                let odd = u32::from(self.rng.chance(0.5));
                 Audience::filter(move |candidate| {
                     if panics {
                         planner.fetch_add(1, Ordering::Relaxed);
                     }
                     assert!(!panics, "{PLANNED}");
-                    candidate.id.as_u64() % 2 == odd
+                    candidate.id.slot() % 2 == odd
                 })
             }
             _ => Audience::All,
@@ -412,7 +398,7 @@ impl Talker {
         }
         let is_healthy = match report.reason {
             CloseReason::IdleTimeout(_) => incoming.arrived > incoming.read || is_planted,
-            CloseReason::WriteStalled(_) if JUDGES_STALLS => outgoing.written == outgoing.arrived,
+            CloseReason::WriteStalled(_) => outgoing.written == outgoing.arrived,
             _ => false,
         };
         self.verdicts.check(Check::HealthyStays, !is_healthy, || {
@@ -483,6 +469,9 @@ impl Handler for Talker {
         // What is sent here goes before what was kept, which the numbers of pushes don't allow for.
         if self.plan.has_calls && self.rng.chance(0.5) {
             self.call(conn);
+        }
+        if self.rng.chance(0.1) {
+            conn.set_timer(Duration::from_hours(24), NEVER);
         }
         if self.rng.below(1000) < self.plan.rude {
             self.cancel_some(conn);
@@ -555,7 +544,7 @@ impl Handler for Talker {
             report.reason == CloseReason::PeerClosed && incoming.read == incoming.written;
         self.ledger.borrow_mut().read(self.node, channel, stats.messages_in, is_whole);
         self.check_health(report, incoming, outgoing);
-        if TRUSTS_REPORTS && report.redial_in.is_none() || self.is_struck(Plant::EndsInWordOnly) {
+        if report.redial_in.is_none() || self.is_struck(Plant::EndsInWordOnly) {
             self.note_end(conn);
         }
         if self.is_struck(Plant::ReportsWrittenTwice) {
