@@ -129,6 +129,14 @@ impl<H: Handler> Fleet<H> {
         self.verdicts.judge(self.nodes.iter().map(|node| node.engine.state.stats.panics).sum());
     }
 
+    /// As [`check_empty`](Self::check_empty), judged at once, where the test judges the panics itself.
+    #[track_caller]
+    pub(super) fn assert_empty(&self) {
+        self.check_empty();
+        let verdict = self.verdicts.first();
+        assert!(verdict.is_none(), "{verdict:?}");
+    }
+
     fn next(&self) -> Option<Moment> {
         let running = || self.nodes.iter().filter(|node| node.runs());
         let deadlines = running().filter_map(|node| node.engine.next_deadline());
