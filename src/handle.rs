@@ -424,7 +424,10 @@ impl<P: Protocol> Handle<P> {
         body: impl Body,
         timeout: Duration,
     ) -> Result<(u32, Bytes), CallError> {
-        self.shared.may_block(timeout.min(PATIENCE))?;
+        // An id that is gone, or of another reactor, is refused without waiting for anybody.
+        if self.is_open(conn) || self.is_on_loop() {
+            self.shared.may_block(timeout.min(PATIENCE))?;
+        }
         let cell = self.post_call(conn, body, timeout)?;
         self.shared.wait(&cell)
     }
