@@ -296,8 +296,9 @@ impl Config {
         self
     }
 
-    /// The most requests of the peer's in flight on a connection; one more is answered `busy`.
-    /// Default: 4096.
+    /// The most requests of the peer's in flight on a connection; one more is answered `busy`. Where the
+    /// format does not mark requests, deferred messages count, and a peer with so many of them is not
+    /// read from. Default: 4096.
     pub const fn max_requests(&mut self, requests: usize) -> &mut Self {
         self.max_requests = requests;
         self
@@ -332,7 +333,7 @@ impl Config {
         self
     }
 
-    /// The most connections from one IP address. Default: no limit.
+    /// The most connections of this listener from one IP address. Default: no limit.
     pub const fn max_connections_per_peer(&mut self, connections: usize) -> &mut Self {
         self.max_connections_per_peer = Some(connections);
         self

@@ -19,7 +19,8 @@ use crate::{
 /// every connection waits for it.
 ///
 /// A callback that panics closes its connection, with the reason
-/// [`CloseReason::Panicked`](crate::CloseReason::Panicked); the loop goes on. (With
+/// [`CloseReason::Panicked`](crate::CloseReason::Panicked); the loop goes on. So does whatever else the
+/// application gave: its protocol, its policies, what it keeps with the connection. (With
 /// `panic = "abort"` the process ends.) The handler is then as the panic left it.
 ///
 /// # Examples
@@ -63,7 +64,8 @@ pub trait Handler: Sized + 'static {
     }
 
     /// A connection was accepted, or a dialled one was made, for the first time or again
-    /// ([`Conn::epoch`] tells). What is sent here goes before what was queued while it was down.
+    /// ([`Conn::epoch`] tells). Where the protocol has a hello, the peer's has come. What is sent here goes
+    /// before what was queued while it was down.
     fn on_connect(&mut self, conn: &mut Conn<'_, Self::Protocol>) {
         let _ = conn;
     }
