@@ -26,7 +26,8 @@ use std::{
 
 use common::{Event, Events, PATIENCE, Peer, Running, Script, answer, now, pass, request};
 use longhaul::{
-    CloseReason, Config, Conn, ConnId, Incident, Reactor, ReactorBuilder, SendError, error_code,
+    CloseReason, Config, Conn, ConnId, Error, Incident, Reactor, ReactorBuilder, SendError,
+    error_code,
     protocol::{Any, Kind, Native, Tcpstream},
 };
 use mio::{Interest, Poll, Token, unix::SourceFd};
@@ -314,6 +315,21 @@ fn stream_that_is_brought_along_from_a_callback_is_served() {
     Peer::new(server.addr, Tcpstream).echo("go");
     brought.expect("early");
     brought.echo("hello");
+}
+
+#[test]
+fn nothing_can_be_brought_along_to_a_reactor_that_stops() {
+    let server = Running::server(Tcpstream, Config::new(), Script::echo());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let _peer = Peer::new(listener.local_addr().unwrap(), Tcpstream);
+    let (stream, _) = listener.accept().unwrap();
+    let refused = server.ask(move |cx| {
+        cx.stop();
+        let listener = cx.adopt_listener(listener, &Tcpstream.into(), &Config::new());
+        let stream = cx.adopt_stream(stream, &Tcpstream.into(), &Config::new());
+        [matches!(listener, Err(Error::Stopped)), matches!(stream, Err(Error::Stopped))]
+    });
+    assert_eq!(refused, [true, true]);
 }
 
 #[test]

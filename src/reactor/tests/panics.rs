@@ -27,9 +27,7 @@ struct Bomb;
 
 impl Drop for Bomb {
     fn drop(&mut self) {
-        if !std::thread::panicking() {
-            panic!("as planned");
-        }
+        assert!(std::thread::panicking(), "as planned");
     }
 }
 
@@ -42,7 +40,7 @@ impl Wake for Bomb {
 
 impl AsRef<[u8]> for Bomb {
     fn as_ref(&self) -> &[u8] {
-        &[b'b'; 20_000]
+        const { &[b'b'; 10_000] }
     }
 }
 
@@ -417,6 +415,9 @@ fn closure_that_comes_too_late_and_panics_when_it_is_dropped_does_not_undo_a_sto
             let _ = conn.handle().run(move |_| drop(bomb));
         });
     });
+    rig.fleet.handle(1).stop_within(Duration::ZERO);
+    rig.fleet.run_for(SECOND);
+    assert_eq!(rig.log.count("disconnect the reactor stopped"), 2);
     assert!(rig.fleet.stop());
     assert_eq!(rig.log.count("stop"), 1);
     rig.fleet.assert_empty();

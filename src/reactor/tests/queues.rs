@@ -5,7 +5,7 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 use super::{
     bent::{Bend, bent_pair},
     fleet::Fleet,
-    script::{Log, SERVER, Script, accepted, call, pair},
+    script::{Log, SERVER, Script, call, pair},
 };
 use crate::{
     Audience, Config, ConnId, ReactorBuilder, Reconnect, SendError, protocol::Native,
@@ -117,7 +117,7 @@ fn what_waits_on_after_a_loss_keeps_its_age() {
     assert_eq!(log.count("connect"), 2);
     assert_eq!(seen.count("message 0"), before);
     let undelivered = fleet.nodes[1].engine.state.stats.undelivered;
-    assert!(undelivered as usize >= KEPT - 20, "{undelivered}");
+    assert!(undelivered >= (KEPT - 20) as u64, "{undelivered}");
 }
 
 #[test]
@@ -241,38 +241,6 @@ fn error_does_not_overtake_the_broadcast_that_was_made_before_it() {
     assert!(stats.messages_in >= 2, "{stats:?}");
 }
 
-/// The room that other threads see always adds up, also within a turn.
-#[test]
-fn no_second_watermark_is_admitted_within_a_turn() {
-    let world = SimWorld::new(1);
-    let ((server, _), (mut client, _)) = (Script::noting(), Script::noting());
-    let admitted = Rc::new(Cell::new(0));
-    let count = admitted.clone();
-    client.on_timer = Box::new(move |cx, timer| {
-        let (handle, conn) = (cx.handle(), timer.token);
-        let conn = cx.connections().find(|id| u64::from(id.slot()) == conn).unwrap();
-        while handle.send(conn, numbered(1)) == Ok(()) {
-            count.set(count.get() + 1);
-        }
-    });
-    let mut config = Config::new();
-    config.watermarks(10_000, 100_000);
-    let (mut fleet, conn) = pair(&world, server, client, &config);
-    let handle = fleet.handle(1);
-    let mut before = 0;
-    while handle.send(conn, numbered(0)) == Ok(()) {
-        before += 1;
-    }
-    assert!((90..=100).contains(&before), "{before}");
-    let token = u64::from(conn.slot());
-    fleet.nodes[1].engine.context().set_timer(Duration::ZERO, token);
-    fleet.nodes[1].engine.turn(Some(Duration::ZERO)).unwrap();
-    world.advance(Duration::from_millis(2));
-    assert!(before + admitted.get() <= 100, "{before} and {}", admitted.get());
-    fleet.run_for(SECOND);
-    assert_eq!(handle.send(conn, "later"), Ok(()));
-}
-
 #[test]
 fn timers_of_a_connection_are_forgotten_as_they_fire() {
     let world = SimWorld::new(1);
@@ -291,5 +259,4 @@ fn timers_of_a_connection_are_forgotten_as_they_fire() {
     assert_eq!(left(&fleet), 5000);
     fleet.run_for(2 * SECOND);
     assert_eq!((left(&fleet), log.count("timer")), (0, 5000));
-    let _ = accepted(&mut fleet);
 }

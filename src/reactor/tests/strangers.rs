@@ -136,6 +136,40 @@ fn goaway_that_excludes_no_more_than_the_last_looks_at_no_call() {
     assert_eq!(scans(&fleet), Some(2));
 }
 
+/// A peer says that it goes away, answers no call, and stays.
+#[test]
+fn peer_that_says_goaway_and_never_closes_is_left() {
+    for (calls, patience) in [(0, 5 * SECOND), (1, 30 * SECOND)] {
+        let world = SimWorld::new(1);
+        let ((mut server, _), (client, log)) = (Script::noting(), Script::noting());
+        let mut kept = Vec::new();
+        server.on_message = Box::new(move |conn, msg| {
+            if msg.is_request() {
+                kept.push(conn.defer(&msg));
+            } else {
+                conn.send(raw(&frame(Kind::Goaway, u64::MAX, 0, b"").repeat(3))).unwrap();
+            }
+        });
+        let mut config = Config::new();
+        config.reconnect(Reconnect::fixed(SECOND));
+        let (mut fleet, id) = bent_pair(&world, [Bend::Nothing; 2], [server, client], &config);
+        {
+            let mut cx = fleet.nodes[1].engine.context();
+            let mut conn = cx.conn(id).unwrap();
+            for _ in 0..calls {
+                call(&mut conn, "held", 10 * LONG).unwrap();
+            }
+            conn.send("go away").unwrap();
+        }
+        fleet.run_for(patience.checked_sub(SECOND).unwrap());
+        assert_eq!(log.count("disconnect"), 0, "{:?}", log.take());
+        // With a call in flight closing takes its own time in addition.
+        fleet.run_for(SECOND + 10 * SECOND);
+        assert_eq!(log.count("disconnect the peer went away"), 1, "{:?}", log.take());
+        assert_eq!((log.count("call held failed"), log.count("connect 2")), (calls, 1));
+    }
+}
+
 #[test]
 fn text_of_a_peer_can_garble_no_log() {
     const TEXT: &str = "bye\r\n2026 INFO all is well\u{1b}[2J\u{202e}\u{7}";
