@@ -63,7 +63,7 @@ impl<T> Mailbox<T> {
         self.push(|| command, bytes, false)
     }
 
-    /// As [`post`](Self::post); the command is made, under the lock, only if it is taken.
+    /// Posts a command that carries this many bytes. It is made, under the lock, only if it is taken.
     pub(crate) fn post_with(
         &self,
         command: impl FnOnce() -> T,
