@@ -104,7 +104,7 @@ impl<H: Handler> Fleet<H> {
                 }
             }
         }
-        self.judge();
+        self.verdicts.judge_found();
         match self.next() {
             Some(at) if at < end => {
                 self.standing = if at > self.world.now() { 0 } else { self.standing + 1 };

@@ -145,6 +145,12 @@ impl Verdicts {
             let text = format!("{panics} panics of callbacks, of which {planned} were planned");
             self.note(Check::Panics, text);
         }
+        self.judge_found();
+    }
+
+    /// Panics if there is a verdict, whatever panicked: a test of panics judges these itself.
+    #[track_caller]
+    pub(super) fn judge_found(&self) {
         let found = self.found.borrow();
         assert!(found.is_empty(), "{found:#?}");
     }
