@@ -184,6 +184,7 @@ pub(super) fn bent_pair(
     config: &Config,
 ) -> (Fleet<Script<Bent>>, ConnId) {
     let mut fleet = Fleet::new(world.clone());
+    fleet.may_panic = bends.contains(&Bend::Fragile);
     for ((number, bend), script) in (1..).zip(bends).zip(scripts) {
         let builder = ReactorBuilder::new(Bent(bend)).config(config.clone());
         fleet.add(number, builder.seed(u64::from(number)), script);

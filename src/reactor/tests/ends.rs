@@ -50,6 +50,7 @@ fn nothing_that_was_queued_leaves_after_an_abort_whatever_follows_it() {
     for panics in [false, true] {
         let world = SimWorld::new(1);
         let ((server, seen), (mut client, _)) = (Script::noting(), Script::noting());
+        client.may_panic = panics;
         client.on_timer = Box::new(move |cx, timer| {
             let mut conn = cx.conn(timer.conn.unwrap()).unwrap();
             conn.send("queued").unwrap();
@@ -68,6 +69,7 @@ fn nothing_that_was_queued_leaves_after_an_abort_whatever_follows_it() {
 fn panic_in_a_connections_timer_closes_it() {
     let world = SimWorld::new(1);
     let ((server, _), (mut client, log)) = (Script::noting(), Script::noting());
+    client.may_panic = true;
     client.on_timer = Box::new(|_, _| panic!("as planned"));
     let (mut fleet, conn) = pair(&world, server, client, &Config::new());
     fleet.nodes[1].engine.context().conn(conn).unwrap().set_timer(SECOND, 7);
@@ -81,6 +83,7 @@ fn redial_after_lingering_is_told_and_comes_when_it_was_told() {
     let world = SimWorld::new(1);
     let ((mut server, _), (mut client, log)) = (Script::noting(), Script::noting());
     server.on_connect = Box::new(|conn| _ = conn.send("bad"));
+    client.may_panic = true;
     client.on_message = Box::new(|_, _| panic!("as planned"));
     let mut config = Config::new();
     config.reconnect(Reconnect::fixed(5 * SECOND));

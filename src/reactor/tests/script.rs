@@ -47,6 +47,8 @@ type OnError<P> = Box<dyn FnMut(&mut Context<'_, P>, &Incident)>;
 /// body unless the test says otherwise.
 pub(super) struct Script<P: Protocol = Native> {
     pub(super) log: Log,
+    /// The test is about a callback that panics.
+    pub(super) may_panic: bool,
     pub(super) on_connect: OnConn<P>,
     pub(super) on_message: OnMessage<P>,
     pub(super) on_disconnect: OnDisconnect<P>,
@@ -59,6 +61,7 @@ impl<P: Protocol> Default for Script<P> {
     fn default() -> Self {
         Self {
             log: Log::default(),
+            may_panic: false,
             on_connect: Box::new(|_| {}),
             on_message: Box::new(|conn, msg| {
                 if msg.is_request() {
@@ -146,6 +149,7 @@ pub(super) fn pair_on<P: Protocol>(
     config: &Config,
 ) -> (Fleet<Script<P>>, ConnId) {
     let mut fleet = Fleet::new(world.clone());
+    fleet.may_panic = server.may_panic || client.may_panic;
     let builder = |seed| ReactorBuilder::new(protocol.clone()).config(config.clone()).seed(seed);
     fleet.add(1, builder(1), server);
     fleet.add(2, builder(2), client);
