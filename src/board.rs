@@ -72,8 +72,10 @@ const OPEN: u64 = 1;
 const FULL: u64 = 2;
 /// It was dialled, and is not up.
 const DOWN: u64 = 4;
+/// It drains.
+const LEAVING: u64 = 64;
 /// What the loop says of the link.
-const LINK: u64 = OPEN | FULL | DOWN;
+const LINK: u64 = OPEN | FULL | DOWN | LEAVING;
 /// The strictest end that was asked for: none, or one more than the [`CloseMode`].
 const ENDS: u64 = 3 << ENDS_SHIFT;
 const ENDS_SHIFT: u32 = 3;
@@ -103,6 +105,8 @@ pub(crate) enum LinkState {
     Down,
     Up,
     Full,
+    /// It drains: what is sent is still taken, and it takes no new calls.
+    Leaving,
 }
 
 impl LinkState {
@@ -112,6 +116,7 @@ impl LinkState {
             Self::Down => OPEN | DOWN,
             Self::Up => OPEN,
             Self::Full => OPEN | FULL,
+            Self::Leaving => OPEN | LEAVING,
         }
     }
 }
@@ -211,7 +216,7 @@ impl Board {
     /// Whether the connection is up.
     pub(crate) fn is_up(&self, id: ConnId) -> bool {
         let entry = self.entry(id.slot()).filter(|entry| entry.is_open(id));
-        entry.is_some_and(|entry| entry.state.load(Ordering::Relaxed) & DOWN == 0)
+        entry.is_some_and(|entry| entry.state.load(Ordering::Relaxed) & (DOWN | LEAVING) == 0)
     }
 
     /// Notes that an end of the connection is asked for. Whether that is news: the connection is not
@@ -273,7 +278,6 @@ impl Board {
         }
     }
 
-    #[cfg(test)]
     pub(crate) const fn number(&self) -> u8 {
         self.reactor.get()
     }

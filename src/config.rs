@@ -28,6 +28,9 @@ const LARGEST_BODY: usize = if MOST as u64 > u32::MAX as u64 { u32::MAX as usize
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(20);
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The longest time that TCP's keepalive can be told.
+const LONGEST_KEEPALIVE: Duration = Duration::from_secs(32_767);
+
 /// The settings of a listener (and of what it accepts) or of a dialled connection.
 ///
 /// Setters return `&mut Self`; the whole is checked once, where it is used to listen or to dial.
@@ -366,6 +369,7 @@ impl Config {
     /// TCP's own keepalive: when idle for `first`, a probe each `interval`, `count` of them. The system
     /// counts in whole seconds. It finds dead peers on protocols that have no heartbeat of their own.
     /// Default: 60 s, 10 s, 6, so 2 minutes in all.
+    /// Times are of 1 s to 32 767 s, counted in whole seconds; 1 to 127 probes.
     pub const fn tcp_keepalive(
         &mut self,
         first: Duration,
@@ -440,6 +444,16 @@ impl Config {
         ] {
             if timeout.is_zero() {
                 return wrong(setting, "must not be zero");
+            }
+        }
+        if let Some((first, interval, count)) = self.tcp_keepalive {
+            // What Linux takes, and others as well.
+            let times = Duration::from_secs(1)..=LONGEST_KEEPALIVE;
+            if !times.contains(&first) || !times.contains(&interval) {
+                return wrong("tcp_keepalive", "times must be 1 s to 32767 s");
+            }
+            if !(1..=127).contains(&count) {
+                return wrong("tcp_keepalive", "must be 1 to 127 probes");
             }
         }
         if u32::try_from(self.max_requests).is_err() {

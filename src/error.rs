@@ -205,7 +205,7 @@ impl fmt::Display for SendError {
             Self::Closed => f.write_str("the connection is closed"),
             Self::Full => f.write_str("the connection's queue is above its high watermark"),
             Self::MailboxFull => f.write_str("the mailbox is full"),
-            Self::Offline => f.write_str("the connection is down and keeps nothing for later"),
+            Self::Offline => f.write_str("the connection is down and can't keep this for later"),
             Self::SlowConsumer => f.write_str("the peer reads too slowly"),
             Self::BodyTooLong { len, max, limit: LimitBy::Us } => {
                 write!(f, "a body of {len} bytes is over our limit of {max}")

@@ -684,7 +684,7 @@ impl<P: Protocol> Handle<P> {
         self.shared.board.is_open(conn)
     }
 
-    /// Whether the connection is up.
+    /// Whether the connection is up, and not about to end: one that drains is not.
     pub fn is_up(&self, conn: ConnId) -> bool {
         self.shared.board.is_up(conn)
     }

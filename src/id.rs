@@ -83,20 +83,31 @@ impl fmt::Display for ConnId {
     }
 }
 
-/// Names one listener of one reactor; never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// Names one listener of one reactor; never reused. The id of another reactor's listener finds nothing.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenerId(
-    /// One more than its number, so that an option takes no more room.
+    /// The reactor in the upper 8 bits, below them one more than the listener's number: so an option takes
+    /// no more room.
     NonZeroU32,
 );
 
+/// Bits of a listener's number: a reactor that opens one each second has enough for half a year.
+const LISTENER_BITS: u32 = 24;
+
 impl ListenerId {
-    pub(crate) const fn new(number: u32) -> Self {
-        Self(NonZeroU32::MIN.saturating_add(number))
+    pub(crate) const fn new(reactor: u8, number: u32) -> Self {
+        let number = number % ((1 << LISTENER_BITS) - 1);
+        Self(NonZeroU32::MIN.saturating_add((reactor as u32) << LISTENER_BITS | number))
     }
 
     pub(crate) const fn number(self) -> u32 {
-        self.0.get() - 1
+        (self.0.get() - 1) % (1 << LISTENER_BITS)
+    }
+}
+
+impl fmt::Debug for ListenerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ListenerId({})", self.number())
     }
 }
 

@@ -204,7 +204,7 @@ impl<P: Protocol> State<P> {
         }
         self.stats.calls_in_flight -= 1;
         match pending.waiter {
-            Waiter::Cell(cell) => cell.end(Err(error)),
+            Waiter::Caller(caller) => caller.end(Err(error)),
             Waiter::Callback(_) if is_planted(Bug::ForgetsCalls) => {}
             Waiter::Callback(callback) => {
                 self.ended_calls.push_back(EndedCall { conn: id, callback, error });

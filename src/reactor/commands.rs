@@ -9,7 +9,7 @@ use super::{
     close::CloseMode,
     net::Net,
     send::Answer,
-    slot::Waiter,
+    slot::{Caller, Waiter},
     turn::{Engine, drop_quietly},
 };
 use crate::{
@@ -178,7 +178,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
     ) {
         self.begin_charged(conn, charged);
         if cell.take_up() {
-            match self.state.call(conn, body, timeout, Waiter::Cell(cell.clone())) {
+            match self.state.call(conn, body, timeout, Waiter::Caller(Caller::new(cell.clone()))) {
                 Ok(id) => {
                     if !cell.started(id) {
                         self.state.give_up(conn, id, false);

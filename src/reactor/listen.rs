@@ -62,7 +62,7 @@ impl<P: Protocol> Context<'_, P> {
         config: &Config,
         bind: impl FnOnce(&mut dyn Sockets, ListenerId, &ListenOptions) -> io::Result<SocketAddr>,
     ) -> io::Result<(ListenerId, SocketAddr)> {
-        let id = ListenerId::new(self.state.next_listener);
+        let id = ListenerId::new(self.state.shared.board.number(), self.state.next_listener);
         let options = ListenOptions {
             backlog: config.backlog,
             reuse_address: config.reuse_address,

@@ -442,9 +442,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
     ) {
         let error = error.map(|RemoteError { code, text }| CallError::Remote { code, text });
         match waiter {
-            Waiter::Cell(cell) => {
+            Waiter::Caller(caller) => {
                 self.state.spin.note_reply();
-                cell.end(match error {
+                caller.end(match error {
                     Some(error) => Err(error),
                     None => Ok((reply.tag, reply.to_bytes())),
                 });

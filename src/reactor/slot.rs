@@ -14,14 +14,14 @@ use super::{dial::Dial, profile::Profile};
 use crate::{
     Conn, ConnId, ListenerId,
     board::{Board, LinkState, Published},
-    call_cell::CallCell,
+    call_cell::{CallCell, Outcome},
     core::{
         connection::{Connection, Role},
         moment::Moment,
         timer_wheel::TimerKey,
         write_queue::FRAME_OVERHEAD,
     },
-    error::{CallError, CloseReason},
+    error::{CallError, CloseReason, Fate},
     handler::Reply,
     protocol::Protocol,
 };
@@ -36,9 +36,35 @@ pub(crate) type Callback<P> =
 /// Who waits for the end of a call.
 pub(crate) enum Waiter<P: Protocol> {
     /// Another thread, or a future.
-    Cell(Arc<CallCell>),
+    Caller(Caller),
     /// The loop itself.
     Callback(Callback<P>),
+}
+
+/// Another thread, or a future, that waits for the end of a call. It hears of an end whatever happens: a
+/// call that is lost because something of the application's panicked ends with that.
+pub(crate) struct Caller(Option<Arc<CallCell>>);
+
+impl Caller {
+    pub(crate) const fn new(cell: Arc<CallCell>) -> Self {
+        Self(Some(cell))
+    }
+
+    /// The call has ended.
+    pub(crate) fn end(mut self, outcome: Outcome) {
+        if let Some(cell) = self.0.take() {
+            cell.end(outcome);
+        }
+    }
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        if let Some(cell) = self.0.take() {
+            let reason = CloseReason::Aborted;
+            cell.end(Err(CallError::Disconnected { reason, fate: Fate::MaybeSent }));
+        }
+    }
 }
 
 /// Where a connection is in its life.
@@ -339,6 +365,8 @@ impl<P: Protocol> Slot<P> {
             (LinkState::Closed, config.high_watermark)
         } else if self.epoch.is_above_high {
             (LinkState::Full, config.high_watermark)
+        } else if self.phase == Phase::Draining {
+            (LinkState::Leaving, config.high_watermark)
         } else {
             (LinkState::Up, config.high_watermark)
         };

@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn listeners_are_no_connections() {
-        let tokens = [0, 1, 2, 77].map(|number| Token::from(ListenerId::new(number)));
+        let tokens = [0, 1, 2, 77].map(|number| Token::from(ListenerId::new(3, number)));
         assert!(tokens.iter().all(|token| token.slot().is_none()));
         assert!(tokens.windows(2).all(|pair| pair[0] != pair[1]));
     }
