@@ -14,7 +14,7 @@ use crate::{
     ListenerId, Message, Reply, Responder, SendError, Stats, Tagged, Target, TimerId,
     error::{listening_addrs, named},
     handler::Audience,
-    protocol::{Correlation, Head, Kind, Protocol},
+    protocol::{Head, Kind, Protocol},
     reactor::{
         close::CloseMode,
         net::{BroughtListener, BroughtStream, ListenOptions},
@@ -338,11 +338,12 @@ impl<P: Protocol> Conn<'_, P> {
     ///
     /// As [`reply`](Self::reply); `NotAwaited` also on protocols that have no errors.
     pub fn fail(&mut self, msg: &Message<'_, P>, code: u32, text: &str) -> Result<(), SendError> {
-        if self.correlation() != Correlation::ByKind {
+        let slot = self.cx.state.get(self.id);
+        if slot.is_some_and(|slot| !slot.link.protocol.has_errors()) {
             return Err(SendError::NotAwaited);
         }
         self.settle(msg)?;
-        self.cx.state.send_error(self.id, msg.head.id, code, text)
+        self.cx.state.send_error(self.id, None, msg.head.id, code, text)
     }
 
     /// Keeps a request for an answer after this callback: from a timer, or from another thread.
@@ -352,19 +353,16 @@ impl<P: Protocol> Conn<'_, P> {
     /// `NotAwaited` if no answer is awaited, or if one was given.
     pub fn defer(&mut self, msg: &Message<'_, P>) -> Result<Responder<P>, SendError> {
         self.settle(msg)?;
-        let slot = self.cx.state.get(self.id).ok_or(SendError::Closed)?;
-        let epoch = slot.epoch.number;
-        let is_cancelled = self.cx.state.defer(self.id, msg.head);
-        Ok(Responder::new(
-            self.cx.state.shared.clone(),
-            self.id,
-            epoch,
-            *msg.head,
-            msg.asked
-                .and_then(|asked| asked.deadline.get())
-                .and_then(|at| at.to_instant(self.cx.state.origin)),
-            is_cancelled,
-        ))
+        if self.cx.state.get(self.id).is_none() {
+            return Err(SendError::Closed);
+        }
+        let deferred = self.cx.state.defer(self.id, msg.head);
+        let deadline = msg
+            .asked
+            .and_then(|asked| asked.deadline.get())
+            .and_then(|at| at.to_instant(self.cx.state.origin));
+        let shared = self.cx.state.shared.clone();
+        Ok(Responder::new(shared, self.id, *msg.head, deadline, deferred))
     }
 
     /// The message is being answered: the kind of the answer.
@@ -592,13 +590,6 @@ impl<P: Protocol> Conn<'_, P> {
     /// The wire format of this connection.
     pub fn protocol(&self) -> Option<&P> {
         self.cx.state.get(self.id).map(|slot| &slot.profile.protocol)
-    }
-
-    fn correlation(&self) -> Correlation {
-        self.cx
-            .state
-            .get(self.id)
-            .map_or(Correlation::None, |slot| slot.link.protocol.correlation())
     }
 }
 

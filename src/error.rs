@@ -436,6 +436,9 @@ pub enum CloseReason {
         /// The panic's message.
         String,
     ),
+    /// We left a request of the peer's unanswered, on a format whose answers go in order and that has no
+    /// errors: an answer to a later request would be taken for that to this one.
+    Unanswered,
     /// The peer did not take what was queued for it.
     SlowConsumer {
         /// What was queued, in bytes, overhead included.
@@ -510,7 +513,9 @@ impl CloseReason {
     /// Who ended it.
     pub const fn by(&self) -> ClosedBy {
         match self {
-            Self::Closed | Self::Aborted | Self::Stopped | Self::Panicked(_) => ClosedBy::Local,
+            Self::Closed | Self::Aborted | Self::Stopped | Self::Panicked(_) | Self::Unanswered => {
+                ClosedBy::Local
+            }
             Self::SlowConsumer { .. }
             | Self::HelloTimeout(_)
             | Self::FrameTimeout(_)
@@ -531,6 +536,7 @@ impl fmt::Display for CloseReason {
         match self {
             Self::Closed => f.write_str("closed"),
             Self::Aborted => f.write_str("aborted"),
+            Self::Unanswered => f.write_str("a request was left unanswered"),
             Self::Stopped => f.write_str("the reactor stopped"),
             Self::Panicked(text) => write!(f, "a callback panicked: {text}"),
             Self::SlowConsumer { queued, refused, limit } => write!(

@@ -2,10 +2,7 @@
 
 use std::{
     error, fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -15,7 +12,10 @@ use crate::{
     error::error_code,
     handle::{POST_OVERHEAD, Shared},
     protocol::{Head, Kind, Protocol},
-    reactor::{commands::Command, send::Answer},
+    reactor::{
+        commands::Command,
+        send::{Answer, Deferred},
+    },
 };
 
 /// Answers one request, later and from any thread. Does not block, but for
@@ -24,14 +24,18 @@ use crate::{
 /// Made by [`Conn::defer`](crate::Conn::defer). A connection that drains waits for it. Dropped
 /// unanswered it answers with the error `unanswered`, where the format has errors. After the epoch in
 /// which the request came has ended, its answer goes nowhere.
+///
+/// Where answers carry no id and go in order ([`Correlation::InOrder`]) an answer waits for those of the
+/// requests before it. Dropped unanswered on such a format that has no errors, it closes the connection
+/// as [`Unanswered`](crate::CloseReason::Unanswered).
+///
+/// [`Correlation::InOrder`]: crate::protocol::Correlation::InOrder
 pub struct Responder<P: Protocol> {
     shared: Arc<Shared<P>>,
     conn: ConnId,
-    epoch: u32,
     request: Head<P::Id>,
     deadline: Option<Instant>,
-    /// Set when the peer cancels or the epoch ends.
-    is_cancelled: Arc<AtomicBool>,
+    deferred: Deferred,
     is_answered: bool,
 }
 
@@ -39,12 +43,11 @@ impl<P: Protocol> Responder<P> {
     pub(crate) const fn new(
         shared: Arc<Shared<P>>,
         conn: ConnId,
-        epoch: u32,
         request: Head<P::Id>,
         deadline: Option<Instant>,
-        is_cancelled: Arc<AtomicBool>,
+        deferred: Deferred,
     ) -> Self {
-        Self { shared, conn, epoch, request, deadline, is_cancelled, is_answered: false }
+        Self { shared, conn, request, deadline, deferred, is_answered: false }
     }
 
     /// Answers; with the request's tag, if the body has none.
@@ -157,7 +160,7 @@ impl<P: Protocol> Responder<P> {
     /// The connection or its epoch has ended, or the caller gave up (`Closed`); the reactor has stopped;
     /// `NotAwaited` where the format has no errors.
     pub fn fail(mut self, code: u32, text: &str) -> Result<(), SendError> {
-        if self.request.kind != Kind::Request {
+        if self.request.kind != Kind::Request || !self.deferred.has_errors {
             return Err(SendError::NotAwaited);
         }
         if !self.is_open() {
@@ -194,8 +197,8 @@ impl<P: Protocol> Responder<P> {
     }
 
     const fn command(&self, answer: Answer<Tagged<Bytes>>, charged: usize) -> Command<P> {
-        let Self { conn, epoch, request, .. } = *self;
-        Command::Respond { conn, epoch, request, answer, charged }
+        let Self { conn, request, deferred: Deferred { epoch, place, .. }, .. } = *self;
+        Command::Respond { conn, epoch, place, request, answer, charged }
     }
 
     /// Whether an answer could still be awaited: the caller did not give up, and its connection is the
@@ -206,7 +209,7 @@ impl<P: Protocol> Responder<P> {
 
     /// Whether the caller gave up, or its connection ended: the work can stop.
     pub fn is_cancelled(&self) -> bool {
-        self.is_cancelled.load(Ordering::Acquire) || !self.shared.board.is_open(self.conn)
+        self.deferred.is_cancelled.load(Ordering::Acquire) || !self.shared.board.is_open(self.conn)
     }
 
     /// When the caller stops waiting, where it said so.

@@ -4,7 +4,7 @@
 //! it, so it ends exactly once. The table knows ids and numbers, not who waits: `W` is that.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     hash::{BuildHasherDefault, Hash, Hasher},
 };
 
@@ -18,9 +18,25 @@ pub(crate) struct PendingCalls<Id, W> {
     next: Option<u64>,
     /// Whether `next` went past the last number.
     is_exhausted: bool,
+    /// The calls of a format whose answers come in order; they are not in the table.
+    line: Option<Box<CallLine<W>>>,
     /// How often all calls were looked at.
     #[cfg(test)]
     pub(crate) scans: u32,
+}
+
+/// Calls in flight on a format whose answers carry no id and come in the order of the requests.
+///
+/// A call that ended before its answer leaves its place behind, so that its late answer is not taken
+/// for that of the next call.
+#[derive(Debug)]
+pub(crate) struct CallLine<W> {
+    /// Those whose answers have not come, the oldest first. `None`: the call has ended.
+    places: VecDeque<Option<Pending<W>>>,
+    /// The number of the call at the front.
+    first: u64,
+    /// Calls that have not ended.
+    in_flight: usize,
 }
 
 /// A call in flight.
@@ -39,6 +55,7 @@ impl<Id, W> Default for PendingCalls<Id, W> {
             table: HashMap::default(),
             next: None,
             is_exhausted: false,
+            line: None,
             #[cfg(test)]
             scans: 0,
         }
@@ -52,13 +69,34 @@ impl<Id: Copy + Eq + Hash, W> PendingCalls<Id, W> {
         if self.is_exhausted { None } else { Some(*self.next.get_or_insert(first)) }
     }
 
-    /// Enters a call under the number that [`next_number`](Self::next_number) gave.
-    pub(crate) fn insert(&mut self, id: Id, pending: Pending<W>) {
-        debug_assert!(self.next.is_none_or(|next| next == pending.number));
-        match pending.number.checked_add(1) {
+    /// The number that [`next_number`](Self::next_number) gave is used.
+    fn use_number(&mut self, number: u64) {
+        debug_assert!(self.next.is_none_or(|next| next == number));
+        match number.checked_add(1) {
             Some(next) => self.next = Some(next),
             None => self.is_exhausted = true,
         }
+    }
+
+    /// Enters a call under the number that [`next_number`](Self::next_number) gave, on a format whose
+    /// answers come in order.
+    pub(crate) fn insert_in_order(&mut self, pending: Pending<W>) {
+        self.use_number(pending.number);
+        self.line.get_or_insert_default().insert(pending);
+    }
+
+    /// The calls of a format whose answers come in order, if there was one.
+    pub(crate) fn line(&self) -> Option<&CallLine<W>> {
+        self.line.as_deref()
+    }
+
+    pub(crate) fn line_mut(&mut self) -> Option<&mut CallLine<W>> {
+        self.line.as_deref_mut()
+    }
+
+    /// Enters a call under the number that [`next_number`](Self::next_number) gave.
+    pub(crate) fn insert(&mut self, id: Id, pending: Pending<W>) {
+        self.use_number(pending.number);
         let before = self.table.insert(id, pending);
         debug_assert!(before.is_none(), "ids of one epoch differ");
     }
@@ -93,6 +131,58 @@ impl<Id: Copy + Eq + Hash, W> PendingCalls<Id, W> {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.table.is_empty()
+    }
+}
+
+impl<W> Default for CallLine<W> {
+    fn default() -> Self {
+        Self { places: VecDeque::new(), first: 0, in_flight: 0 }
+    }
+}
+
+impl<W> CallLine<W> {
+    fn insert(&mut self, pending: Pending<W>) {
+        if self.places.is_empty() {
+            self.first = pending.number;
+        }
+        debug_assert_eq!(self.first + self.places.len() as u64, pending.number);
+        self.places.push_back(Some(pending));
+        self.in_flight += 1;
+    }
+
+    /// An answer came. The call that it ends; `None` if that has ended, or if nobody asked.
+    pub(crate) fn take_oldest(&mut self) -> Option<Pending<W>> {
+        let place = self.places.pop_front()?;
+        self.first = self.first.saturating_add(1);
+        self.in_flight -= usize::from(place.is_some());
+        place
+    }
+
+    /// Takes a call out before its answer; its place stays.
+    pub(crate) fn take(&mut self, number: u64) -> Option<Pending<W>> {
+        let place = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        let pending = self.places.get_mut(place)?.take()?;
+        self.in_flight -= 1;
+        Some(pending)
+    }
+
+    /// Takes those out of whose numbers this holds, oldest first; their places stay.
+    pub(crate) fn take_where(&mut self, mut holds: impl FnMut(u64) -> bool) -> Vec<Pending<W>> {
+        let places = self.places.iter_mut();
+        let taken = places.filter_map(|place| place.take_if(|pending| holds(pending.number)));
+        let taken: Vec<_> = taken.collect();
+        self.in_flight -= taken.len();
+        taken
+    }
+
+    /// Calls that have not ended.
+    pub(crate) const fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Answers that have not come, those of calls that have ended included.
+    pub(crate) fn awaited(&self) -> usize {
+        self.places.len()
     }
 }
 
@@ -176,6 +266,25 @@ mod tests {
         let numbers: Vec<_> = calls.take_all().iter().map(|pending| pending.number).collect();
         assert_eq!(numbers, (1..=1000).collect::<Vec<_>>());
         assert_eq!(calls.len(), 0);
+    }
+
+    #[test]
+    fn answer_ends_the_oldest_call_and_one_that_was_given_up_keeps_its_place() {
+        let mut calls = PendingCalls::<u64, _>::default();
+        for number in 1..=3 {
+            assert_eq!(calls.next_number(1), Some(number));
+            calls.insert_in_order(pending(number));
+        }
+        let line = calls.line_mut().unwrap();
+        assert!(line.take(2).is_some());
+        assert!(line.take(2).is_none());
+        assert_eq!((line.in_flight(), line.awaited()), (2, 3));
+        let answered = [0; 4].map(|_| line.take_oldest().map(|pending| pending.number));
+        assert_eq!(answered, [Some(1), None, Some(3), None]);
+        assert_eq!((line.in_flight(), line.awaited()), (0, 0));
+        assert!(line.take(3).is_none());
+        calls.insert_in_order(pending(4));
+        assert_eq!(calls.line_mut().unwrap().take_oldest().unwrap().number, 4);
     }
 
     #[test]

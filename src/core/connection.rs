@@ -27,7 +27,7 @@ use super::{
     intake::{Intake, Load},
     moment::Moment,
     read_buffer::{LARGE_FRAME, ReadBuffer},
-    requests::OpenRequests,
+    requests::{Held, OpenRequests},
     spares::Spares,
     timer_wheel::TimerKey,
     write_queue::{QueuePool, SHARE_BYTES, What, WriteQueue, Written},
@@ -56,7 +56,7 @@ pub(crate) enum Role {
 #[derive(Debug)]
 pub(crate) struct Connection<P: Protocol, W, D> {
     pub(crate) protocol: P,
-    pub(crate) read: ReadBuffer,
+    pub(crate) read: ReadBuffer<P::Id>,
     pub(crate) out: Option<Box<WriteQueue>>,
     /// What only a connection with calls has.
     talk: Option<Box<Talk<P::Id, W, D>>>,
@@ -94,6 +94,19 @@ pub(crate) struct Counts {
     pub(crate) late_replies: u32,
     /// The last round trip of a ping, in microseconds; 0: none yet.
     pub(crate) round_trip_us: u32,
+}
+
+/// What a whole frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Incoming {
+    /// A message that the format does not mark as a request.
+    Message,
+    /// A request.
+    Request,
+    /// A request whose id is in flight already.
+    Duplicate,
+    /// Anything else: see [`Connection::handle_frame`].
+    Other,
 }
 
 /// Where a frame went.
@@ -195,33 +208,15 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     // ---- what arrives ----
 
-    /// Looks for a frame at the front of `buf`.
+    /// Looks for a frame at the front of `buf`, which the decoder has not seen, or of which it asked for
+    /// so much.
     #[inline]
     pub(crate) fn decode(
         &mut self,
         buf: &[u8],
         config: &Config,
     ) -> Result<Decoded<P::Id>, DecodeError> {
-        let decoded = self.protocol.decode(buf, config.max_body)?;
-        if matches!(decoded, Decoded::Need(_))
-            && buf.len() > config.max_body.saturating_add(LARGE_FRAME)
-        {
-            let (len, max) = (buf.len() as u64, config.max_body as u64);
-            return Err(DecodeError::BodyTooLong { len, max });
-        }
-        if let Decoded::Frame { head, body, len } = &decoded {
-            if body.start > body.end || body.end > *len || *len == 0 {
-                return Err(DecodeError::Contract("a frame without bytes or a body outside of it"));
-            }
-            if self.protocol.has_hello() && self.is_greeted() == (head.kind == Kind::Hello) {
-                return Err(if self.is_greeted() {
-                    DecodeError::SecondHello
-                } else {
-                    DecodeError::HelloMissing { found: head.kind }
-                });
-            }
-        }
-        Ok(decoded)
+        decode(&mut self.protocol, &self.greeting, buf, config)
     }
 
     /// Bytes arrived.
@@ -242,18 +237,12 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     }
 
     /// Whether the frame that is being put together in its own buffer can be handled.
-    pub(crate) fn is_frame_whole(&mut self, config: &Config) -> bool {
-        if !self.read.is_endless() {
-            return self.read.is_whole();
+    pub(crate) fn is_frame_whole(&mut self, config: &Config) -> Result<bool, DecodeError> {
+        if let Some(bytes) = self.read.undecoded() {
+            let decoded = decode(&mut self.protocol, &self.greeting, bytes, config)?;
+            self.read.note(decoded);
         }
-        if self.read.len() > config.max_body.saturating_add(LARGE_FRAME) {
-            return true;
-        }
-        match self.protocol.decode(self.read.arrived(), config.max_body) {
-            Ok(Decoded::Need(_)) => false,
-            Ok(Decoded::Frame { len, .. }) => len <= self.read.len(),
-            Err(_) => true,
-        }
+        Ok(self.read.is_whole())
     }
 
     /// The start of a frame is there and the rest is not. Whether that sets a deadline that was not
@@ -267,29 +256,33 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         self.frame.stop();
     }
 
-    /// Whether a whole frame is a message for the handler, in the cases that need no more than a look.
+    /// A whole frame arrived. What it is, as far as that needs no more than a look.
     #[inline]
-    pub(crate) fn is_message(&mut self, head: &Head<P::Id>) -> bool {
-        let is_message = head.kind == Kind::Push || head.kind == Kind::Plain && self.talk.is_none();
-        self.counts.messages_in += u64::from(is_message);
-        is_message
+    pub(crate) fn accept(&mut self, head: &Head<P::Id>) -> Incoming {
+        if head.kind == Kind::Push || head.kind == Kind::Plain && self.talk.is_none() {
+            self.counts.messages_in += 1;
+            Incoming::Message
+        } else if head.kind == Kind::Request {
+            if self.begin_request(head.id) { Incoming::Request } else { Incoming::Duplicate }
+        } else {
+            Incoming::Other
+        }
     }
 
-    /// A request of the peer's is about to be handled.
+    /// A request of the peer's is about to be handled. Not if its id is in flight already.
     #[inline]
-    pub(crate) fn begin_request(&mut self, id: P::Id) -> Result<(), DecodeError> {
+    fn begin_request(&mut self, id: P::Id) -> bool {
         self.counts.messages_in += 1;
         if self.talk.as_ref().is_some_and(|talk| talk.requests.get(&id).is_some()) {
-            return Err(DecodeError::DuplicateRequest);
+            return false;
         }
         if !self.farewell.as_ref().is_some_and(|farewell| farewell.is_final()) {
             self.last_request = Some(id);
         }
-        Ok(())
+        true
     }
 
-    /// A whole frame arrived, but for those of [`is_message`](Self::is_message) and
-    /// [`begin_request`](Self::begin_request); says where it goes.
+    /// Says where a frame goes that [`accept`](Self::accept) found to be neither a message nor a request.
     #[inline]
     pub(crate) fn handle_frame(
         &mut self,
@@ -299,14 +292,16 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         now: Moment,
     ) -> Result<Route<W, D>, DecodeError> {
         match head.kind {
-            // These are most of what comes, and were looked at before.
             Kind::Push | Kind::Request => {
                 debug_assert!(false, "neither a push nor a request comes here");
                 Ok(Route::Done)
             }
             Kind::Plain => {
                 self.counts.messages_in += 1;
-                Ok(match self.answered_call(&head.id, now) {
+                // Where answers come in order, what is one has a kind of its own.
+                let pending =
+                    if self.is_in_order() { None } else { self.answered_call(&head.id, now) };
+                Ok(match pending {
                     Some(pending) => Route::Ended(pending, None),
                     None => Route::Message,
                 })
@@ -395,7 +390,10 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     }
 
     fn answered_call(&mut self, id: &P::Id, now: Moment) -> Option<Pending<W>> {
-        let pending = self.take_call(id)?;
+        let is_in_order = self.is_in_order();
+        let calls = &mut self.talk.as_mut()?.calls;
+        let pending =
+            if is_in_order { calls.line_mut()?.take_oldest()? } else { calls.take(id)? };
         if let Some(farewell) = &mut self.farewell {
             farewell.handle_answer(now);
         }
@@ -464,7 +462,13 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         let (Some(last), Some(talk)) = (self.last_handled(), &mut self.talk) else {
             return Vec::new();
         };
-        let protocol = &self.protocol;
+        let (protocol, salt) = (&self.protocol, self.salt);
+        if let Some(line) = talk.calls.line_mut() {
+            return line.take_where(|number| {
+                let id = protocol.call_id(number, salt);
+                id.is_some_and(|id| !protocol.may_be_handled(&id, &last))
+            });
+        }
         talk.calls.take_where(|id| !protocol.may_be_handled(id, &last))
     }
 
@@ -519,11 +523,70 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         queue.push_encoded(tag, body.len(), frame, original);
     }
 
-    /// Queues an error as the answer to a request.
-    pub(crate) fn push_error(&mut self, id: P::Id, code: u32, text: &str, pool: &mut QueuePool) {
+    /// Whether answers carry no id and go in the order of the requests.
+    #[inline]
+    pub(crate) fn is_in_order(&self) -> bool {
+        self.protocol.correlation() == Correlation::InOrder
+    }
+
+    /// Queues a frame as the answer to a request, once those before it are answered where answers go in
+    /// order. `place` is that of a request that was deferred there; `None`: it is the newest request.
+    #[inline]
+    pub(crate) fn push_answer(
+        &mut self,
+        place: Option<u32>,
+        head: &Head<P::Id>,
+        body: impl Body,
+        pool: &mut QueuePool,
+    ) {
+        if self.is_in_order() && matches!(head.kind, Kind::Reply | Kind::Error) {
+            self.push_in_order(place, head, body, pool);
+        } else {
+            self.push_frame(head, body, What::Answer, pool);
+        }
+    }
+
+    fn push_in_order(
+        &mut self,
+        place: Option<u32>,
+        head: &Head<P::Id>,
+        body: impl Body,
+        pool: &mut QueuePool,
+    ) {
+        let requests = &mut self.talk_or_new().requests;
+        if !requests.is_next(place) {
+            return requests.hold(place, *head, body.into_bytes());
+        }
+        if place.is_some() {
+            requests.advance();
+        }
+        self.push_frame(head, body, What::Answer, pool);
+        while let Some((head, body)) = self.talk_or_new().requests.take_answer() {
+            self.push_frame(&head, body, What::Answer, pool);
+        }
+    }
+
+    /// Answers that wait for those before them.
+    #[inline]
+    pub(crate) fn held(&self) -> Held {
+        match &self.talk {
+            Some(talk) if self.is_in_order() => talk.requests.held(),
+            _ => Held::default(),
+        }
+    }
+
+    /// Queues an error as the answer to a request; `place` as for [`push_answer`](Self::push_answer).
+    pub(crate) fn push_error(
+        &mut self,
+        place: Option<u32>,
+        id: P::Id,
+        code: u32,
+        text: &str,
+        pool: &mut QueuePool,
+    ) {
         let head = Head { tag: code, ..Head::new(Kind::Error, id) };
         let text = cut(text, MAX_TEXT.min(self.protocol.largest_body()));
-        self.push_frame(&head, text, What::Answer, pool);
+        self.push_answer(place, &head, text, pool);
     }
 
     /// The id of a message that nobody answers.
@@ -532,9 +595,14 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         self.protocol.push_id(self.pushes, self.salt)
     }
 
+    /// Whether the kind of a frame tells requests, replies and other messages apart.
+    fn has_kinds(&self) -> bool {
+        matches!(self.protocol.correlation(), Correlation::ByKind | Correlation::InOrder)
+    }
+
     /// What a message is called on this protocol.
     pub(crate) fn push_kind(&self) -> Kind {
-        if self.protocol.correlation() == Correlation::ByKind { Kind::Push } else { Kind::Plain }
+        if self.has_kinds() { Kind::Push } else { Kind::Plain }
     }
 
     /// So many bytes of the queue's slices were written.
@@ -580,7 +648,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     /// The queue has grown or shrunk. Whether that choked the peer.
     #[inline]
     pub(crate) fn update_intake(&mut self, config: &Config) -> bool {
-        let caused = self.out.as_ref().map_or(0, |queue| queue.caused());
+        let caused = self.caused_cost();
         self.intake.update(caused, config)
     }
 
@@ -590,30 +658,36 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         if !self.intake.is_choked() {
             return true;
         }
-        let queue = self.out.as_ref();
         let load = Load {
             queued: self.queued_cost(),
-            caused: queue.map_or(0, |queue| queue.caused()),
+            caused: self.caused_cost(),
             calls: self.calls_in_flight(),
         };
         self.intake.is_open(load, config)
     }
 
-    /// Whether another message may be handled, as far as deferred requests are concerned that the format
-    /// does not mark as such: one too many of them can't be refused, so it is not read.
+    /// Whether another message may be handled, as far as deferred requests are concerned that can't be
+    /// refused: those that the format does not mark as such, and those whose answers go in order. One
+    /// too many of them is not read.
     #[inline]
     pub(crate) fn has_request_room(&self, config: &Config) -> bool {
-        self.talk.as_ref().is_none_or(|talk| talk.requests.unmarked() < config.max_requests)
+        self.talk.as_ref().is_none_or(|talk| talk.requests.unrefusable() < config.max_requests)
     }
 
     pub(crate) const fn is_choked(&self) -> bool {
         self.intake.is_choked()
     }
 
-    /// What is queued, overhead included.
+    /// What is queued, and answers that wait for others, overhead included.
     #[inline]
     pub(crate) fn queued_cost(&self) -> usize {
-        self.out.as_ref().map_or(0, |queue| queue.cost())
+        self.out.as_ref().map_or(0, |queue| queue.cost()) + self.held().cost()
+    }
+
+    /// As [`queued_cost`](Self::queued_cost), of what the peer's own messages caused.
+    #[inline]
+    fn caused_cost(&self) -> usize {
+        self.out.as_ref().map_or(0, |queue| queue.caused()) + self.held().cost()
     }
 
     // ---- calls of ours ----
@@ -634,11 +708,13 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         let salt = self.salt;
         let first = first.unwrap_or_else(|| self.protocol.first_call(salt));
         let calls = &mut self.talk_or_new().calls;
-        if calls.len() >= limit {
+        // The peer still answers those that were given up, before any new one.
+        let awaited = calls.line().map_or(0, |line| line.awaited());
+        if calls.len() + awaited >= limit {
             return Err(CallRefusal::TooManyInFlight { limit });
         }
         let number = calls.next_number(first).ok_or(CallRefusal::IdsExhausted)?;
-        match self.protocol.call_id(number, salt) {
+        match self.call_id(number) {
             Some(id) => Ok((number, id)),
             None => Err(CallRefusal::NoCalls),
         }
@@ -657,30 +733,45 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         let talk = self.talk.as_mut().expect("next_call made it");
         let starts_at = talk.written + queued as u64;
         let NewCall { number, timer, waiter } = call;
-        talk.calls.insert(head.id, Pending { number, starts_at, timer, waiter });
+        let pending = Pending { number, starts_at, timer, waiter };
+        if self.protocol.correlation() == Correlation::InOrder {
+            talk.calls.insert_in_order(pending);
+        } else {
+            talk.calls.insert(head.id, pending);
+        }
         self.push_frame(head, body, What::Request, pool);
     }
 
     /// The kind that a request has on the wire.
     pub(crate) fn request_kind(&self) -> Kind {
-        if self.protocol.correlation() == Correlation::ByKind { Kind::Request } else { Kind::Plain }
+        if self.has_kinds() { Kind::Request } else { Kind::Plain }
     }
 
-    /// The id on the wire of our call of that number.
-    pub(crate) fn call_id(&self, number: u64) -> Option<P::Id> {
-        self.protocol.call_id(number, self.salt)
+    /// The id on the wire of our call of that number. Where answers come in order it means nothing.
+    fn call_id(&self, number: u64) -> Option<P::Id> {
+        let id = self.protocol.call_id(number, self.salt);
+        if id.is_none() && self.is_in_order() {
+            return Some(self.protocol.push_id(number, self.salt));
+        }
+        id
     }
 
-    pub(crate) fn take_call(&mut self, id: &P::Id) -> Option<Pending<W>> {
-        self.talk.as_mut()?.calls.take(id)
+    /// Takes the call of that number before its answer, with its id on the wire.
+    pub(crate) fn give_up_call(&mut self, number: u64) -> Option<(Pending<W>, P::Id)> {
+        let (id, is_in_order) = (self.call_id(number)?, self.is_in_order());
+        let calls = &mut self.talk.as_mut()?.calls;
+        let pending =
+            if is_in_order { calls.line_mut()?.take(number)? } else { calls.take(&id)? };
+        Some((pending, id))
     }
 
     /// Takes every call in flight, oldest first: the epoch is over.
     pub(crate) fn take_calls(&mut self) -> Vec<Pending<W>> {
-        match &mut self.talk {
-            Some(talk) if !talk.calls.is_empty() => talk.calls.take_all(),
-            _ => Vec::new(),
+        let Some(talk) = &mut self.talk else { return Vec::new() };
+        if let Some(line) = talk.calls.line_mut() {
+            return line.take_where(|_| true);
         }
+        if talk.calls.is_empty() { Vec::new() } else { talk.calls.take_all() }
     }
 
     /// Whether the peer may have handled a request of ours, or still may: a byte of it was given to the
@@ -694,7 +785,12 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     }
 
     pub(crate) fn calls_in_flight(&self) -> usize {
-        self.talk.as_ref().map_or(0, |talk| talk.calls.len())
+        let Some(talk) = &self.talk else { return 0 };
+        if self.is_in_order() {
+            talk.calls.line().map_or(0, |line| line.in_flight())
+        } else {
+            talk.calls.len()
+        }
     }
 
     /// How often all calls in flight were looked at.
@@ -708,6 +804,16 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     /// The request outlives its callback.
     pub(crate) fn defer(&mut self, id: P::Id, deferred: D) {
         self.talk_or_new().requests.insert(id, deferred);
+    }
+
+    /// As [`defer`](Self::defer), where answers go in order: the place of this one.
+    pub(crate) fn defer_in_order(&mut self, deferred: D) -> u32 {
+        self.talk_or_new().requests.insert_in_order(deferred)
+    }
+
+    /// Whether the request of that place, where answers go in order, has no answer.
+    pub(crate) fn is_awaited(&self, place: u32) -> bool {
+        self.talk.as_ref().is_some_and(|talk| talk.requests.is_awaited(place))
     }
 
     /// A request that the format does not mark as one outlives its callback. What is told of the end
@@ -855,6 +961,40 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     pub(crate) const fn role(&self) -> Role {
         self.role
+    }
+}
+
+/// Asks the decoder, and checks what it answers.
+#[inline]
+fn decode<P: Protocol>(
+    protocol: &mut P,
+    greeting: &Greeting,
+    buf: &[u8],
+    config: &Config,
+) -> Result<Decoded<P::Id>, DecodeError> {
+    match protocol.decode(buf, config.max_body)? {
+        Decoded::Need(total) => {
+            // More than it was shown, or it would be asked the same again.
+            let total = total.max(buf.len().saturating_add(1));
+            if total > config.max_body.saturating_add(LARGE_FRAME) {
+                let (len, max) = (total as u64, config.max_body as u64);
+                return Err(DecodeError::BodyTooLong { len, max });
+            }
+            Ok(Decoded::Need(total))
+        }
+        Decoded::Frame { head, body, len } => {
+            if body.start > body.end || body.end > len || len == 0 {
+                return Err(DecodeError::Contract("a frame without bytes or a body outside of it"));
+            }
+            if protocol.has_hello() && greeting.is_done() == (head.kind == Kind::Hello) {
+                return Err(if greeting.is_done() {
+                    DecodeError::SecondHello
+                } else {
+                    DecodeError::HelloMissing { found: head.kind }
+                });
+            }
+            Ok(Decoded::Frame { head, body, len })
+        }
     }
 }
 

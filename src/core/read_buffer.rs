@@ -5,9 +5,12 @@
 //! that is longer than [`LARGE_FRAME`] is read straight into a buffer of its own, which grows with
 //! what has arrived and never with what was declared, and is handed out without a copy.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 
-use super::moment::Moment;
+use super::{moment::Moment, spares::Spares};
+use crate::protocol::{Decoded, Head};
 
 /// The longest frame, in bytes, that is put together in the shared buffer.
 pub(crate) const LARGE_FRAME: usize = 64 * 1024;
@@ -19,108 +22,121 @@ const GROWTH: usize = 4 * 1024;
 const STEP: usize = 256 * 1024;
 
 /// What a connection has received and not yet handled.
-#[derive(Debug, Default)]
-pub(crate) struct ReadBuffer(Option<Box<Kept>>);
-
-/// The rest of a frame.
 #[derive(Debug)]
-struct Kept {
+pub(crate) struct ReadBuffer<Id>(Option<Box<Kept<Id>>>);
+
+/// The rest of a frame, or frames that wait.
+#[derive(Debug)]
+struct Kept<Id> {
     /// Invariant: `bytes.len() >= filled`; what is behind `filled` is room for the next read.
     bytes: Vec<u8>,
     /// Invariant: not 0.
     filled: usize,
-    /// Bytes of the frame at the front if it is being put together here; 0: it is not.
-    large: usize,
-    /// Bytes of the frame at the front, as far as known; 0: not yet.
-    frame_len: usize,
-    /// When the oldest of the whole frames in here was received, where a budget or a pause left some.
-    waits_since: Option<Moment>,
+    /// Whether the frame at the front is being put together here.
+    is_large: bool,
+    front: Front<Id>,
 }
 
-/// The length of a frame that does not say where it ends.
-const ENDLESS: usize = usize::MAX;
+/// What is known of the bytes at the front.
+#[derive(Debug)]
+pub(crate) enum Front<Id> {
+    /// The decoder is asked when so many bytes are there.
+    Needs(usize),
+    /// The decoder's answer: the frame is not whole yet, and is not decoded again when it is.
+    Frame(Frame<Id>),
+    /// Frames that were received then and that a budget or a pause left. They were not decoded.
+    Waits(Moment),
+}
 
-impl ReadBuffer {
-    /// Keeps what is left of a read, the start of a frame of `frame_len` bytes (0: not known yet), to be
-    /// put in front of the next one.
-    pub(crate) fn keep(&mut self, rest: &[u8], frame_len: usize) {
-        self.keep_in(Vec::new(), rest, 0);
-        if let Some(kept) = &mut self.0 {
-            kept.frame_len = frame_len;
+/// A frame as the decoder found it, counted from the front.
+#[derive(Debug)]
+pub(crate) struct Frame<Id> {
+    pub(crate) head: Head<Id>,
+    pub(crate) body: Range<usize>,
+    pub(crate) len: usize,
+}
+
+impl<Id> From<Decoded<Id>> for Front<Id> {
+    fn from(decoded: Decoded<Id>) -> Self {
+        match decoded {
+            Decoded::Need(total) => Self::Needs(total),
+            Decoded::Frame { head, body, len } => Self::Frame(Frame { head, body, len }),
         }
     }
+}
 
-    /// Keeps whole frames, which were received then and wait to be handled, and what is behind them.
-    pub(crate) fn keep_waiting(&mut self, rest: &[u8], since: Moment) {
-        self.keep_in(Vec::new(), rest, 0);
-        if let Some(kept) = &mut self.0 {
-            kept.waits_since = Some(since);
+impl<Id> Default for ReadBuffer<Id> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<Id> ReadBuffer<Id> {
+    /// Keeps what is left of a read, and what is known of it. What is to be put together here gets a
+    /// buffer that was used before, if there is one.
+    pub(crate) fn keep(&mut self, rest: &[u8], front: Front<Id>, spares: &mut Spares) {
+        debug_assert!(self.is_empty());
+        if rest.is_empty() {
+            return;
         }
+        let (is_large, mut bytes) = match &front {
+            Front::Frame(frame) if frame.len > LARGE_FRAME => (true, spares.take(frame.len)),
+            Front::Needs(_) => (rest.len() > LARGE_FRAME, Vec::new()),
+            Front::Frame(_) | Front::Waits(_) => (false, Vec::new()),
+        };
+        bytes.extend_from_slice(rest);
+        self.0 = Some(Box::new(Kept { bytes, filled: rest.len(), is_large, front }));
     }
 
     /// Since when whole frames wait in here, if some do.
     #[inline]
     pub(crate) fn waits_since(&self) -> Option<Moment> {
-        self.0.as_ref()?.waits_since
+        match self.0.as_ref()?.front {
+            Front::Waits(since) => Some(since),
+            Front::Needs(_) | Front::Frame(_) => None,
+        }
     }
 
     /// Bytes of the frame at the front, as far as known; 0: not yet, or there is none.
     pub(crate) fn frame_len(&self) -> usize {
-        self.0.as_ref().map_or(0, |kept| kept.frame_len)
-    }
-
-    /// Keeps the start of a frame of `frame_len` bytes, to be completed here, in a buffer that is empty.
-    pub(crate) fn keep_large(&mut self, rest: &[u8], frame_len: usize, buffer: Vec<u8>) {
-        self.keep_in(buffer, rest, frame_len);
-        if let Some(kept) = &mut self.0 {
-            kept.frame_len = frame_len;
+        match self.0.as_ref().map(|kept| &kept.front) {
+            Some(Front::Frame(frame)) => frame.len,
+            Some(Front::Needs(total)) => *total,
+            Some(Front::Waits(_)) | None => 0,
         }
     }
 
-    /// Keeps the start of a frame that does not say where it ends, to be completed here.
-    pub(crate) fn keep_endless(&mut self, rest: &[u8]) {
-        self.keep_in(Vec::new(), rest, ENDLESS);
-    }
-
-    fn keep_in(&mut self, mut bytes: Vec<u8>, rest: &[u8], large: usize) {
-        debug_assert!(self.is_empty() && bytes.is_empty());
-        if !rest.is_empty() {
-            bytes.extend_from_slice(rest);
-            self.0 = Some(Box::new(Kept {
-                bytes,
-                filled: rest.len(),
-                large,
-                frame_len: 0,
-                waits_since: None,
-            }));
-        }
-    }
-
-    /// Moves what was kept to the front of the shared buffer, and says how much that is.
+    /// Moves what was kept to the front of the shared buffer. How much that is, and what is known of
+    /// it.
     #[inline]
-    pub(crate) fn restore(&mut self, shared: &mut [u8]) -> usize {
+    pub(crate) fn restore(&mut self, shared: &mut [u8]) -> (usize, Option<Front<Id>>) {
         debug_assert!(!self.is_large());
-        let Some(kept) = self.0.take() else { return 0 };
+        let Some(kept) = self.0.take() else { return (0, None) };
         shared[..kept.filled].copy_from_slice(&kept.bytes[..kept.filled]);
-        kept.filled
+        (kept.filled, Some(kept.front))
     }
 
-    /// Where the next bytes of a large frame go; never reaches beyond the frame. Empty if there is no
-    /// such frame.
+    /// Where the next bytes of a large frame go; never reaches beyond the frame, where its length is
+    /// known. Empty if there is no such frame.
     pub(crate) fn room(&mut self) -> &mut [u8] {
         debug_assert!(self.is_large() && !self.is_whole());
         let Some(kept) = &mut self.0 else { return &mut [] };
+        let end = match &kept.front {
+            Front::Frame(frame) => frame.len,
+            Front::Needs(_) | Front::Waits(_) => usize::MAX,
+        };
         if kept.bytes.len() == kept.filled {
             // What the buffer has already is cleared step by step, so that it is in the cache.
             let grown = match kept.bytes.capacity() - kept.filled {
                 0 => kept.filled + kept.filled.max(GROWTH),
                 spare => kept.filled + spare.min(STEP),
             };
-            let len = grown.min(kept.large);
+            let len = grown.min(end);
             kept.bytes.reserve_exact(len - kept.filled);
             kept.bytes.resize(len, 0);
         }
-        &mut kept.bytes[kept.filled..]
+        let end = end.min(kept.bytes.len());
+        &mut kept.bytes[kept.filled..end]
     }
 
     /// The next `count` bytes of the room were filled.
@@ -131,30 +147,41 @@ impl ReadBuffer {
         }
     }
 
-    /// Takes the large frame, and what came behind one that does not say where it ends.
-    pub(crate) fn take(&mut self) -> Bytes {
-        let Some(mut kept) = self.0.take() else { return Bytes::new() };
-        kept.bytes.truncate(kept.filled);
-        Bytes::from(kept.bytes)
+    /// What arrived of a large frame, if the decoder has to be asked about it.
+    pub(crate) fn undecoded(&self) -> Option<&[u8]> {
+        let kept = self.0.as_ref()?;
+        match kept.front {
+            Front::Needs(total) if kept.filled >= total => Some(&kept.bytes[..kept.filled]),
+            _ => None,
+        }
     }
 
-    /// What arrived of a large frame.
-    pub(crate) fn arrived(&self) -> &[u8] {
-        self.0.as_ref().map_or(&[], |kept| &kept.bytes[..kept.filled])
+    /// What the decoder answered about [`undecoded`](Self::undecoded).
+    pub(crate) fn note(&mut self, decoded: Decoded<Id>) {
+        if let Some(kept) = &mut self.0 {
+            kept.front = decoded.into();
+        }
     }
 
-    pub(crate) fn is_endless(&self) -> bool {
-        self.large() == ENDLESS
+    /// Takes everything, and what is known of it.
+    pub(crate) fn take(&mut self) -> (Bytes, Option<Front<Id>>) {
+        let Some(kept) = self.0.take() else { return (Bytes::new(), None) };
+        let Kept { mut bytes, filled, front, .. } = *kept;
+        bytes.truncate(filled);
+        (Bytes::from(bytes), Some(front))
     }
 
     #[inline]
     pub(crate) fn is_large(&self) -> bool {
-        self.large() > 0
+        self.0.as_ref().is_some_and(|kept| kept.is_large)
     }
 
-    /// Whether a large frame has arrived to its end.
+    /// Whether the frame at the front is known and has arrived to its end.
     pub(crate) fn is_whole(&self) -> bool {
-        self.len() >= self.large()
+        self.0.as_ref().is_some_and(|kept| match &kept.front {
+            Front::Frame(frame) => kept.filled >= frame.len,
+            Front::Needs(_) | Front::Waits(_) => false,
+        })
     }
 
     pub(crate) const fn is_empty(&self) -> bool {
@@ -164,11 +191,6 @@ impl ReadBuffer {
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.0.as_ref().map_or(0, |kept| kept.filled)
-    }
-
-    #[inline]
-    fn large(&self) -> usize {
-        self.0.as_ref().map_or(0, |kept| kept.large)
     }
 
     /// Bytes of memory held.
@@ -181,8 +203,22 @@ impl ReadBuffer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::NoId;
 
-    fn fill(buffer: &mut ReadBuffer, mut count: usize) {
+    fn buffer() -> ReadBuffer<NoId> {
+        ReadBuffer::default()
+    }
+
+    /// The start of a frame of this length.
+    fn frame(len: usize) -> Front<NoId> {
+        Decoded::frame(Head::plain(NoId), 4, len - 4).into()
+    }
+
+    fn keep(buffer: &mut ReadBuffer<NoId>, rest: &[u8], front: Front<NoId>) {
+        buffer.keep(rest, front, &mut Spares::default());
+    }
+
+    fn fill(buffer: &mut ReadBuffer<NoId>, mut count: usize) {
         while count > 0 {
             let room = buffer.room();
             let len = room.len().min(count);
@@ -194,19 +230,21 @@ mod tests {
 
     #[test]
     fn what_is_kept_comes_back_in_front() {
-        let mut buffer = ReadBuffer::default();
-        buffer.keep(b"abc", 7);
+        let mut buffer = buffer();
+        keep(&mut buffer, b"abc", frame(7));
         assert_eq!((buffer.frame_len(), buffer.waits_since()), (7, None));
         let mut shared = [0; 8];
-        assert_eq!(buffer.restore(&mut shared), 3);
+        let (len, front) = buffer.restore(&mut shared);
+        assert_eq!(len, 3);
+        assert!(matches!(front, Some(Front::Frame(Frame { len: 7, .. }))), "{front:?}");
         assert_eq!(&shared[..3], b"abc");
         assert_eq!((buffer.len(), buffer.capacity()), (0, 0));
     }
 
     #[test]
     fn declared_length_allocates_nothing() {
-        let mut buffer = ReadBuffer::default();
-        buffer.keep_large(&[0; 29], 1 << 30, Vec::new());
+        let mut buffer = buffer();
+        keep(&mut buffer, &[0; 29], frame(1 << 30));
         assert!(buffer.capacity() < 64);
         buffer.room();
         assert!(buffer.capacity() <= 2 * GROWTH, "{}", buffer.capacity());
@@ -214,8 +252,8 @@ mod tests {
 
     #[test]
     fn memory_is_at_most_twice_what_arrived() {
-        let mut buffer = ReadBuffer::default();
-        buffer.keep_large(&[0; 100], 1 << 22, Vec::new());
+        let mut buffer = buffer();
+        keep(&mut buffer, &[0; 100], frame(1 << 23));
         for _ in 0..1000 {
             fill(&mut buffer, 4000);
             assert!(buffer.capacity() <= 2 * buffer.len() + GROWTH);
@@ -224,29 +262,48 @@ mod tests {
 
     #[test]
     fn buffer_that_was_used_before_is_not_grown() {
-        let mut buffer = ReadBuffer::default();
-        let used = Vec::with_capacity(1 << 20);
+        let mut buffer = buffer();
+        let used = Bytes::from(vec![0; 1 << 20]);
         let start = used.as_ptr();
-        buffer.keep_large(b"head", 900_000, used);
+        let mut spares = Spares::default();
+        spares.give(used);
+        buffer.keep(b"head", frame(900_000), &mut spares);
         assert!(buffer.room().len() <= STEP);
         fill(&mut buffer, 900_000 - 4);
         assert!(buffer.is_whole());
-        let frame = buffer.take();
+        let (frame, _) = buffer.take();
         assert_eq!((frame.as_ptr(), frame.len()), (start, 900_000));
     }
 
     #[test]
     fn room_ends_with_the_frame() {
-        let mut buffer = ReadBuffer::default();
-        buffer.keep_large(b"head", 10_000, Vec::new());
-        fill(&mut buffer, 9_995);
+        let mut buffer = buffer();
+        keep(&mut buffer, b"head", frame(100_000));
+        fill(&mut buffer, 99_995);
         assert!(!buffer.is_whole());
         assert_eq!(buffer.room().len(), 1);
         fill(&mut buffer, 1);
         assert!(buffer.is_whole());
-        let frame = buffer.take();
-        assert_eq!(frame.len(), 10_000);
+        let (frame, front) = buffer.take();
+        assert!(matches!(front, Some(Front::Frame(Frame { len: 100_000, .. }))), "{front:?}");
+        assert_eq!(frame.len(), 100_000);
         assert!(frame.starts_with(b"headx"));
         assert!(buffer.is_empty() && !buffer.is_large());
+    }
+
+    #[test]
+    fn decoder_is_asked_when_as_much_is_there_as_it_needs() {
+        let mut buffer = buffer();
+        keep(&mut buffer, &[b'x'; LARGE_FRAME + 1], Front::Needs(LARGE_FRAME + 3));
+        assert!(buffer.is_large() && !buffer.is_whole());
+        fill(&mut buffer, 1);
+        assert_eq!(buffer.undecoded(), None);
+        fill(&mut buffer, 1);
+        assert_eq!(buffer.undecoded().map(<[u8]>::len), Some(LARGE_FRAME + 3));
+        buffer.note(Decoded::frame(Head::plain(NoId), 4, LARGE_FRAME));
+        assert_eq!((buffer.undecoded(), buffer.frame_len()), (None, LARGE_FRAME + 4));
+        assert_eq!(buffer.room().len(), 1, "the room ends with the frame that is known now");
+        fill(&mut buffer, 1);
+        assert!(buffer.is_whole());
     }
 }

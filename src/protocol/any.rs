@@ -126,8 +126,14 @@ impl Protocol for Any {
         each!(self, format => format.largest_body())
     }
 
+    #[inline]
     fn correlation(&self) -> Correlation {
         each!(self, format => format.correlation())
+    }
+
+    #[inline]
+    fn has_errors(&self) -> bool {
+        each!(self, format => format.has_errors())
     }
 
     fn heartbeat(&self) -> HeartbeatBy {

@@ -88,17 +88,27 @@ pub trait Protocol: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
 
     /// Looks at the front of `buf` for one frame.
     ///
-    /// Called with everything received since the last frame's end. As soon as the header is there,
-    /// it answers with a [`Decoded::Frame`], although the body may still be missing: the caller
-    /// waits for it and knows how much to expect. [`Decoded::Need`] asks for more bytes; the call is
-    /// then repeated with the same bytes and more behind them.
+    /// Called with what was received since the last frame's end. As soon as the header is there, it
+    /// answers with a [`Decoded::Frame`], although the body may still be missing: the caller waits for
+    /// it and knows how much to expect. [`Decoded::Need`] asks for more bytes.
+    ///
+    /// Each frame is decoded once, in the order in which frames came, and each answer counts: a frame
+    /// that was answered is not shown again, and the next call begins behind it. Only after `Need` is the
+    /// call repeated, with the same bytes and more behind them, when as many are there as were asked
+    /// for. So a decoder may keep state: what it knows of frames changes only when it answers with a
+    /// frame, and after `Need` it may remember how far it has looked. A format whose frames end with a
+    /// mark should do that, or a long frame is searched from its start with every read.
+    ///
+    /// Calls may be ahead of the handler by the frame at whose body they wait. After an error there is no
+    /// further call.
     ///
     /// Nothing may be allocated by a length that the peer declared.
     ///
     /// # Errors
     ///
     /// The bytes can't be a frame, or declare a body of more than `max_body` bytes. The connection
-    /// then closes with the error as its reason.
+    /// then closes with the error as its reason. It also closes when `Need` asks for more than 64 KiB
+    /// above `max_body`.
     fn decode(&mut self, buf: &[u8], max_body: usize) -> Result<Decoded<Self::Id>, DecodeError>;
 
     /// Appends what stands before a body of `body_len` bytes.
@@ -130,6 +140,13 @@ pub trait Protocol: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
         Correlation::None
     }
 
+    /// Whether a request can be answered with a frame of [`Kind::Error`]. Default: yes, where the kind of
+    /// a frame tells requests from replies.
+    #[inline]
+    fn has_errors(&self) -> bool {
+        matches!(self.correlation(), Correlation::ByKind | Correlation::InOrder)
+    }
+
     /// Who sends heartbeats. Default: nobody.
     fn heartbeat(&self) -> HeartbeatBy {
         HeartbeatBy::Nobody
@@ -138,7 +155,8 @@ pub trait Protocol: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
     /// The id on the wire of our call number `n`.
     ///
     /// `salt` is random, drawn once an epoch, so that ids of different connections differ. Must
-    /// differ for different `n`. `None` where the format has no calls.
+    /// differ for different `n`. `None` where the format has no calls, or calls without ids
+    /// ([`Correlation::InOrder`]); those are sent with a [`push_id`](Self::push_id).
     fn call_id(&self, n: u64, salt: u64) -> Option<Self::Id> {
         let _ = (n, salt);
         None
@@ -189,8 +207,8 @@ pub trait Protocol: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
 /// What [`Protocol::decode`] found at the front of the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decoded<Id> {
-    /// The header is not whole: look again when this many bytes are there, counted from the front.
-    /// A number that is not above what was shown counts as one byte more.
+    /// The header is not whole: look again when this many bytes are there, counted from the front, and
+    /// not before. A number that is not above what was shown counts as one byte more.
     Need(usize),
     /// A frame, of which the body may not have arrived.
     Frame {
@@ -279,6 +297,18 @@ pub enum Correlation {
     ByKind,
     /// A frame whose id is in the pending table is a reply.
     ByPendingTable,
+    /// The frame's kind tells replies from requests, no frame carries an id, and replies come in the
+    /// order of the requests, as in Redis and SMTP. Pushes may come in between.
+    ///
+    /// A frame of [`Kind::Reply`] or [`Kind::Error`] ends the oldest of our calls. A call that timed out
+    /// or was cancelled keeps its place until its answer comes, and counts as one of
+    /// [`max_calls`](crate::Config::max_calls) until then. The peer's requests are answered in the order
+    /// in which they came: an answer that is given sooner waits for those before it. Meanwhile it counts
+    /// as one of [`max_requests`](crate::Config::max_requests), with which nothing more is read, and its
+    /// bytes as queued. A request that is left unanswered is answered with an error; where the format has
+    /// none ([`has_errors`](Protocol::has_errors)) the connection closes, with the reason
+    /// [`Unanswered`](crate::CloseReason::Unanswered).
+    InOrder,
 }
 
 /// Who sends heartbeats.

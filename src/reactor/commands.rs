@@ -53,9 +53,11 @@ pub(crate) enum Command<P: Protocol> {
         conn: ConnId,
         call: CallId,
     },
+    /// `place`: where answers go in order, that of the request.
     Respond {
         conn: ConnId,
         epoch: u32,
+        place: u32,
         request: Head<P::Id>,
         answer: Answer<Tagged<Bytes>>,
         charged: usize,
@@ -120,8 +122,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 self.state.serving = Some(conn);
                 self.state.give_up(conn, call, false);
             }
-            Command::Respond { conn, epoch, request, answer, charged } => {
-                self.on_respond(conn, epoch, &request, answer, charged);
+            Command::Respond { conn, epoch, place, request, answer, charged } => {
+                self.on_respond(conn, (epoch, place), &request, answer, charged);
             }
             Command::Close { conn, mode } => self.on_close(conn, mode),
             Command::Run(closure) => {
@@ -193,13 +195,13 @@ impl<H: Handler, N: Net> Engine<H, N> {
     fn on_respond(
         &mut self,
         conn: ConnId,
-        epoch: u32,
+        at: (u32, u32),
         request: &Head<<H::Protocol as Protocol>::Id>,
         answer: Answer<Tagged<Bytes>>,
         charged: usize,
     ) {
         self.begin_charged(conn, charged);
-        if let Err(error) = self.state.respond(conn, epoch, request, answer) {
+        if let Err(error) = self.state.respond(conn, at, request, answer) {
             log::debug!("connection {conn}: an answer went nowhere: {error}");
         }
         self.state.release_charge();

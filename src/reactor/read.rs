@@ -11,13 +11,13 @@ use super::{
 use crate::{
     CloseReason, Conn, ConnId, Context, Handler, Message,
     core::{
-        connection::{RemoteError, Route},
+        connection::{Incoming, RemoteError, Route},
         moment::Moment,
-        read_buffer::LARGE_FRAME,
+        read_buffer::{Frame, Front, LARGE_FRAME},
     },
     error::{CallError, NetworkError, error_code},
     handler::{Arrival, Asked, Reply},
-    protocol::{Decoded, Head, Kind, Protocol},
+    protocol::{DecodeError, Decoded, Head, Kind, Protocol},
 };
 
 /// Bytes asked for in one read. More costs cache, less costs system calls.
@@ -54,15 +54,6 @@ impl Reader {
 struct Budget {
     bytes: usize,
     messages: usize,
-}
-
-/// How far the frames of a buffer were handled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stop {
-    /// To the end, or to a frame of this length of which the rest is missing (0: not known).
-    Incomplete(usize),
-    /// The budget, a pause or an end came first.
-    Early,
 }
 
 /// What one read found.
@@ -112,13 +103,13 @@ impl<H: Handler, N: Net> Engine<H, N> {
             }
             if let Some(arrived) = arrived {
                 if slot.link.read.len() > reader.len() {
-                    let kept = slot.link.read.take();
+                    let (kept, _) = slot.link.read.take();
                     let arrival = Arrival { conn: id, owner: Some(&kept), at: arrived };
-                    self.handle_bytes(&kept, &arrival, &mut budget);
+                    self.handle_bytes(&kept, None, &arrival, &mut budget);
                 } else {
-                    let len = slot.link.read.restore(&mut reader);
+                    let (len, _) = slot.link.read.restore(&mut reader);
                     let arrival = Arrival { conn: id, owner: None, at: arrived };
-                    self.handle_bytes(&reader[..len], &arrival, &mut budget);
+                    self.handle_bytes(&reader[..len], None, &arrival, &mut budget);
                 }
                 continue;
             }
@@ -151,22 +142,21 @@ impl<H: Handler, N: Net> Engine<H, N> {
     /// One read into the shared buffer, behind what was kept, and its frames.
     fn read_chunk(&mut self, id: ConnId, reader: &mut [u8], budget: &mut Budget) -> Found {
         let Some(slot) = self.state.get_mut(id) else { return Found::End };
-        let frame_len = slot.link.read.frame_len();
-        let kept = slot.link.read.restore(reader);
+        let (kept, mut front) = slot.link.read.restore(reader);
         let asked = READ_CHUNK.min(budget.bytes);
         let result = self.sockets.read(id.slot(), &mut reader[kept..kept + asked]);
         let count = *result.as_ref().unwrap_or(&0);
         if count == 0
-            && kept > 0
-            && let Some(slot) = self.state.get_mut(id)
+            && let Some(front) = front.take()
+            && let Some(slot) = self.state.slots.get_mut(id.slot() as usize)
         {
-            slot.link.read.keep(&reader[..kept], frame_len);
+            slot.link.read.keep(&reader[..kept], front, &mut self.state.pool.spares);
         }
         let found = self.judge_read(id, result, asked);
         if count > 0 {
             budget.bytes -= count;
             let arrival = Arrival { conn: id, owner: None, at: self.state.now };
-            self.handle_bytes(&reader[..kept + count], &arrival, budget);
+            self.handle_bytes(&reader[..kept + count], front, &arrival, budget);
         }
         found
     }
@@ -182,11 +172,18 @@ impl<H: Handler, N: Net> Engine<H, N> {
         budget.bytes -= count;
         let found = self.judge_read(id, result, asked);
         let Some(slot) = self.state.get_mut(id) else { return found };
-        if count > 0 && slot.link.is_frame_whole(&slot.profile.config) {
-            let frame = slot.link.read.take();
-            let arrival = Arrival { conn: id, owner: Some(&frame), at: self.state.now };
-            self.handle_bytes(&frame, &arrival, budget);
-            self.state.pool.spares.give(frame);
+        if count == 0 {
+            return found;
+        }
+        match slot.link.is_frame_whole(&slot.profile.config) {
+            Ok(true) => {
+                let (frame, front) = slot.link.read.take();
+                let arrival = Arrival { conn: id, owner: Some(&frame), at: self.state.now };
+                self.handle_bytes(&frame, front, &arrival, budget);
+                self.state.pool.spares.give(frame);
+            }
+            Ok(false) => {}
+            Err(error) => self.state.close(id, CloseReason::Protocol(error)),
         }
         found
     }
@@ -238,10 +235,19 @@ impl<H: Handler, N: Net> Engine<H, N> {
         self.state.mark_dirty(id);
     }
 
-    /// Handles what arrived, and keeps the rest.
-    fn handle_bytes(&mut self, bytes: &[u8], arrival: &Arrival<'_>, budget: &mut Budget) {
+    /// Handles what arrived, and keeps the rest. `front` is what is known of it from before.
+    fn handle_bytes(
+        &mut self,
+        bytes: &[u8],
+        front: Option<Front<<H::Protocol as Protocol>::Id>>,
+        arrival: &Arrival<'_>,
+        budget: &mut Budget,
+    ) {
         let id = arrival.conn;
-        let (consumed, stop) = self.handle_frames(bytes, arrival, budget);
+        let (consumed, front) = match front {
+            None => self.handle_frames(bytes, arrival, budget),
+            Some(front) => self.handle_known(bytes, front, arrival, budget),
+        };
         let rest = &bytes[consumed..];
         let State { slots, pool, now, .. } = &mut self.state;
         let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
@@ -250,45 +256,63 @@ impl<H: Handler, N: Net> Engine<H, N> {
         if slot.phase >= Phase::Closing {
             return;
         }
-        match stop {
-            Stop::Incomplete(frame_len) if frame_len > LARGE_FRAME => {
-                slot.link.read.keep_large(rest, frame_len, pool.spares.take(frame_len));
-            }
-            Stop::Incomplete(0) if rest.len() > LARGE_FRAME => {
-                slot.link.read.keep_endless(rest);
-            }
-            Stop::Incomplete(len) => slot.link.read.keep(rest, len),
-            Stop::Early => slot.link.read.keep_waiting(rest, arrival.at),
-        }
+        let is_incomplete = !rest.is_empty() && !matches!(front, Front::Waits(_));
+        slot.link.read.keep(rest, front, &mut pool.spares);
         // A frame that began in these bytes has its own time, whatever the one before it took.
         if consumed > 0 || rest.is_empty() {
             slot.link.frame_ended();
         }
-        if matches!(stop, Stop::Incomplete(_)) && !rest.is_empty() && slot.link.frame_began(*now) {
+        if is_incomplete && slot.link.frame_began(*now) {
             self.state.watch(id);
         }
     }
 
-    /// Handles the whole frames at the front of `bytes`; how many bytes they are, and what stopped. A
-    /// callback that panics is the last of them: the connection closes, and the turn goes on.
+    /// Handles the whole frames at the front of `bytes`, of which something is known already; as
+    /// [`handle_frames`](Self::handle_frames).
+    #[inline(never)] // so that the loop of `handle_frames` is the place for what can be inlined once
+    fn handle_known(
+        &mut self,
+        bytes: &[u8],
+        front: Front<<H::Protocol as Protocol>::Id>,
+        arrival: &Arrival<'_>,
+        budget: &mut Budget,
+    ) -> (usize, Front<<H::Protocol as Protocol>::Id>) {
+        let Frame { head, body, len } = match front {
+            Front::Needs(total) if bytes.len() < total => return (0, front),
+            Front::Frame(frame) if bytes.len() < frame.len => return (0, Front::Frame(frame)),
+            Front::Frame(frame) => frame,
+            Front::Needs(_) | Front::Waits(_) => return self.handle_frames(bytes, arrival, budget),
+        };
+        let (frame, behind) = bytes.split_at(len);
+        budget.messages = budget.messages.saturating_sub(1);
+        if let Some(slot) = self.state.get_mut(arrival.conn) {
+            let incoming = slot.link.accept(&head);
+            self.handle_whole(incoming, &head, &frame[body], arrival, &Asked::new(self.state.now));
+        }
+        let (consumed, front) = self.handle_frames(behind, arrival, budget);
+        (len + consumed, front)
+    }
+
+    /// Handles the whole frames at the front of `bytes`; how many bytes they are, and what is known of
+    /// the rest. A callback that panics is the last of them: the connection closes, and the turn goes on.
     fn handle_frames(
         &mut self,
         bytes: &[u8],
         arrival: &Arrival<'_>,
         budget: &mut Budget,
-    ) -> (usize, Stop) {
+    ) -> (usize, Front<<H::Protocol as Protocol>::Id>) {
         let id = arrival.conn;
         let asked = &Asked::new(self.state.now);
         let mut rest = bytes;
-        let stop = loop {
+        let front = loop {
             if rest.is_empty() {
-                break Stop::Incomplete(0);
+                break Front::Needs(1);
             }
             let Some(slot) = self.state.slots.get_mut(id.slot() as usize) else {
-                break Stop::Early;
+                break Front::Waits(arrival.at);
             };
             if slot.id != id || budget.messages == 0 || !slot.can_read() {
-                break Stop::Early;
+                break Front::Waits(arrival.at);
             }
             let (head, body) = match slot.link.decode(rest, &slot.profile.config) {
                 Ok(Decoded::Frame { head, body, len }) => match rest.split_at_checked(len) {
@@ -296,27 +320,40 @@ impl<H: Handler, N: Net> Engine<H, N> {
                         rest = behind;
                         (head, &frame[body])
                     }
-                    None => break Stop::Incomplete(len),
+                    None => break Front::Frame(Frame { head, body, len }),
                 },
-                Ok(Decoded::Need(_)) => break Stop::Incomplete(0),
+                Ok(Decoded::Need(total)) => break Front::Needs(total),
                 Err(error) => {
                     self.state.close(id, CloseReason::Protocol(error));
-                    break Stop::Early;
+                    break Front::Waits(arrival.at);
                 }
             };
             budget.messages -= 1;
-            if slot.link.is_message(&head) {
-                self.handle_push(&head, body, arrival);
-            } else if head.kind == Kind::Request {
-                match slot.link.begin_request(head.id) {
-                    Ok(()) => self.handle_request(&head, body, arrival, asked),
-                    Err(error) => self.state.close(id, CloseReason::Protocol(error)),
-                }
-            } else {
-                self.handle_frame(&head, body, arrival);
-            }
+            let incoming = slot.link.accept(&head);
+            self.handle_whole(incoming, &head, body, arrival, asked);
         };
-        (bytes.len() - rest.len(), stop)
+        (bytes.len() - rest.len(), front)
+    }
+
+    /// Handles a whole frame, of which this is known.
+    #[inline]
+    fn handle_whole(
+        &mut self,
+        incoming: Incoming,
+        head: &Head<<H::Protocol as Protocol>::Id>,
+        body: &[u8],
+        arrival: &Arrival<'_>,
+        asked: &Asked,
+    ) {
+        match incoming {
+            Incoming::Message => self.handle_push(head, body, arrival),
+            Incoming::Request => self.handle_request(head, body, arrival, asked),
+            Incoming::Duplicate => {
+                let error = DecodeError::DuplicateRequest;
+                self.state.close(arrival.conn, CloseReason::Protocol(error));
+            }
+            Incoming::Other => self.handle_frame(head, body, arrival),
+        }
     }
 
     fn handle_frame(
@@ -400,7 +437,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         let wait = Duration::from_millis(u64::from(head.millis));
         let deadline = if head.millis > 0 { arrival.at.checked_add(wait) } else { None };
         if let Some((code, text)) = self.refusal(id, deadline) {
-            let _ = self.state.send_error(id, head.id, code, text);
+            let _ = self.state.send_error(id, None, head.id, code, text);
             return;
         }
         asked.deadline.set(deadline);
@@ -420,6 +457,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
     #[inline]
     fn refusal(&self, id: ConnId, deadline: Option<Moment>) -> Option<(u32, &'static str)> {
         let slot = self.state.get(id)?;
+        if !slot.link.protocol.has_errors() {
+            return None;
+        }
         if slot.phase == Phase::Draining && !slot.link.is_noticed() {
             return Some((error_code::DRAINING, "no new requests are taken"));
         }

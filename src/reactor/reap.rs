@@ -15,7 +15,9 @@ use super::{
     stop::{Drain, StopPhase},
     turn::Engine,
 };
-use crate::{CloseReason, CloseReport, ConnId, Handler, Incident, error::NetworkError};
+use crate::{
+    CloseReason, CloseReport, ConnId, Handler, Incident, core::requests::Held, error::NetworkError,
+};
 
 /// Connections of which one turn tells, and which it puts away. What a callback ends meanwhile is left
 /// to the next turn: a handler that dials anew whenever a dial fails must not keep the loop.
@@ -72,7 +74,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
         if told == Told::End {
             return;
         }
-        let requests = slot.link.requests_in_flight() as u64;
+        let held = slot.link.held();
+        let requests = (slot.link.requests_in_flight() - held.messages) as u64;
         for is_cancelled in slot.link.take_requests() {
             is_cancelled.store(true, std::sync::atomic::Ordering::Release);
         }
@@ -90,7 +93,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         let redial_in = self.state.decide_redial(id);
         self.state.publish(id);
         if told == Told::Up {
-            self.tell_disconnect(id, reason, requests, redial_in);
+            self.tell_disconnect(id, reason, (requests, held), redial_in);
         } else {
             self.state.tell_awaiters(id, Some(&reason));
             self.tell_failure(id, reason, redial_in);
@@ -102,7 +105,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         &mut self,
         id: ConnId,
         reason: CloseReason,
-        requests: u64,
+        (requests, held): (u64, Held),
         redial_in: Option<Duration>,
     ) {
         let Some(slot) = self.state.get_mut(id) else { return };
@@ -110,9 +113,11 @@ impl<H: Handler, N: Net> Engine<H, N> {
             dial.is_expected = redial_in.is_some();
         }
         let (unsent_messages, unsent_bytes) = match &slot.link.out {
-            Some(queue) => (queue.messages(), queue.bytes() as u64),
+            Some(queue) => (queue.messages(), queue.bytes()),
             None => (0, 0),
         };
+        let unsent_messages = unsent_messages + held.messages as u64;
+        let unsent_bytes = (unsent_bytes + held.bytes) as u64;
         let is_wrong = is_planted(Bug::ReportsFewerUnsent) && unsent_messages > 0;
         let unsent_messages = unsent_messages - u64::from(is_wrong);
         let (calls, listener) = (u64::from(slot.epoch.cut_calls()), slot.listener);

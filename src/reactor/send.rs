@@ -30,6 +30,19 @@ pub(crate) enum Answer<B> {
     Error { code: u32, text: String },
 }
 
+/// A request that was deferred.
+#[derive(Debug)]
+pub(crate) struct Deferred {
+    /// The epoch in which it came.
+    pub(crate) epoch: u32,
+    /// Its place among the answers, where they go in order.
+    pub(crate) place: u32,
+    /// Whether the format can answer with an error.
+    pub(crate) has_errors: bool,
+    /// Set when the peer cancels or the epoch ends.
+    pub(crate) is_cancelled: Arc<AtomicBool>,
+}
+
 impl<P: Protocol> State<P> {
     /// Sends a message that nobody answers, or keeps it while a dialled connection is down. The body
     /// of one that is refused is given back.
@@ -133,7 +146,11 @@ impl<P: Protocol> State<P> {
         self.catch_up(id);
         let what = if head.kind == Kind::Cancel { What::Control } else { What::Answer };
         self.queue(id, body.as_slice().len(), |slot, pool| {
-            slot.link.push_frame(head, body, what, pool);
+            if what == What::Answer {
+                slot.link.push_answer(None, head, body, pool);
+            } else {
+                slot.link.push_frame(head, body, what, pool);
+            }
         })
     }
 
@@ -142,6 +159,7 @@ impl<P: Protocol> State<P> {
     fn send_reserved(
         &mut self,
         id: ConnId,
+        place: Option<u32>,
         head: &Head<P::Id>,
         body: impl Body,
     ) -> Result<(), SendError> {
@@ -153,7 +171,7 @@ impl<P: Protocol> State<P> {
         if len > max {
             return Err(SendError::BodyTooLong { len, max, limit });
         }
-        self.queue(id, 0, |slot, pool| slot.link.push_frame(head, body, What::Answer, pool))
+        self.queue(id, 0, |slot, pool| slot.link.push_answer(place, head, body, pool))
     }
 
     /// Queues an error as a deferred answer. One with a text has reserved its room, and those without are
@@ -161,6 +179,7 @@ impl<P: Protocol> State<P> {
     fn send_reserved_error(
         &mut self,
         id: ConnId,
+        place: Option<u32>,
         request: P::Id,
         code: u32,
         text: &str,
@@ -168,29 +187,41 @@ impl<P: Protocol> State<P> {
         self.catch_up(id);
         let slot = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id);
         let Some(slot) = slot.filter(|slot| slot.is_up()) else { return Err(SendError::Closed) };
-        if slot.link.protocol.correlation() != Correlation::ByKind {
-            return Err(SendError::NotAwaited);
+        if !slot.link.protocol.has_errors() {
+            return Err(self.note_unanswered(id));
         }
-        slot.link.push_error(request, code, text, &mut self.pool);
+        slot.link.push_error(place, request, code, text, &mut self.pool);
         self.mark_dirty(id);
         self.charge(id);
         Ok(())
     }
 
-    /// Queues an error as the answer to a request. Only a format that marks its replies has errors.
+    /// A request gets no answer, on a format that has no errors. Where answers go in order, those behind
+    /// it would wait for ever, or be taken for its own: the connection ends.
+    #[cold]
+    fn note_unanswered(&mut self, id: ConnId) -> SendError {
+        if self.get(id).is_some_and(|slot| slot.link.is_in_order()) {
+            self.close(id, CloseReason::Unanswered);
+        }
+        SendError::NotAwaited
+    }
+
+    /// Queues an error as the answer to a request; `place` is that of one that was deferred where answers
+    /// go in order.
     pub(crate) fn send_error(
         &mut self,
         id: ConnId,
+        place: Option<u32>,
         request: P::Id,
         code: u32,
         text: &str,
     ) -> Result<(), SendError> {
         let slot = self.get(id).ok_or(SendError::Closed)?;
-        if slot.link.protocol.correlation() != Correlation::ByKind {
-            return Err(SendError::NotAwaited);
+        if !slot.link.protocol.has_errors() {
+            return Err(self.note_unanswered(id));
         }
         self.catch_up(id);
-        self.queue(id, 0, |slot, pool| slot.link.push_error(request, code, text, pool))
+        self.queue(id, 0, |slot, pool| slot.link.push_error(place, request, code, text, pool))
     }
 
     /// Queues an error as the answer to a request whose callback left none, although the connection
@@ -200,7 +231,11 @@ impl<P: Protocol> State<P> {
         if let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id)
             && slot.phase.is_writing()
         {
-            slot.link.push_error(request, code, text, &mut self.pool);
+            if slot.link.is_in_order() && !slot.link.protocol.has_errors() {
+                self.note_unanswered(id);
+                return;
+            }
+            slot.link.push_error(None, request, code, text, &mut self.pool);
             self.mark_dirty(id);
             self.charge(id);
         }
@@ -211,7 +246,7 @@ impl<P: Protocol> State<P> {
     pub(crate) fn respond(
         &mut self,
         id: ConnId,
-        epoch: u32,
+        (epoch, place): (u32, u32),
         request: &Head<P::Id>,
         answer: Answer<impl Body>,
     ) -> Result<(), SendError> {
@@ -220,17 +255,21 @@ impl<P: Protocol> State<P> {
             return Err(SendError::Closed);
         }
         let is_marked = request.kind == Kind::Request;
-        let is_cancelled = if is_marked {
+        let is_in_order = is_marked && slot.link.is_in_order();
+        let place = is_in_order.then_some(place);
+        let is_cancelled = if let Some(place) = place {
+            if !slot.link.is_awaited(place) {
+                return Err(SendError::NotAwaited);
+            }
+            false
+        } else if is_marked {
             slot.link
                 .take_request(&request.id)
                 .ok_or(SendError::NotAwaited)?
                 .load(Ordering::Acquire)
         } else {
             slot.link.take_unmarked_request();
-            // Perhaps that makes room for what is to be read next.
-            if slot.can_read() && (slot.io.is_readable || slot.link.read.waits_since().is_some()) {
-                self.mark_ready(id);
-            }
+            self.resume_requests(id);
             false
         };
         let slot = self.get_mut(id).ok_or(SendError::Closed)?;
@@ -241,32 +280,60 @@ impl<P: Protocol> State<P> {
             // The caller would drop it as late.
             return Err(SendError::Closed);
         }
-        match answer {
+        let sent = match answer {
             Answer::Reply(body) => {
                 let kind = if is_marked { Kind::Reply } else { Kind::Plain };
                 let tag = body.tag().unwrap_or(request.tag);
-                let sent =
-                    self.send_reserved(id, &Head { tag, ..Head::new(kind, request.id) }, body);
+                let sent = self.send_reserved(
+                    id,
+                    place,
+                    &Head { tag, ..Head::new(kind, request.id) },
+                    body,
+                );
                 if let Err(SendError::BodyTooLong { .. }) = &sent
                     && is_marked
                 {
-                    let _ = self.send_error(id, request.id, 1, "the reply is too long");
+                    let _ = self.send_error(id, place, request.id, 1, "the reply is too long");
                 }
                 sent
             }
-            Answer::Error { code, text } => self.send_reserved_error(id, request.id, code, &text),
+            Answer::Error { code, text } => {
+                self.send_reserved_error(id, place, request.id, code, &text)
+            }
+        };
+        if is_in_order {
+            self.resume_requests(id);
+        }
+        sent
+    }
+
+    /// A request that could not be refused was answered: perhaps that makes room for what is to be read
+    /// next.
+    fn resume_requests(&mut self, id: ConnId) {
+        if let Some(slot) = self.get(id)
+            && slot.can_read()
+            && (slot.io.is_readable || slot.link.read.waits_since().is_some())
+        {
+            self.mark_ready(id);
         }
     }
 
     /// Keeps a request for an answer after its callback.
-    pub(crate) fn defer(&mut self, id: ConnId, request: &Head<P::Id>) -> Arc<AtomicBool> {
+    pub(crate) fn defer(&mut self, id: ConnId, request: &Head<P::Id>) -> Deferred {
         let is_cancelled = Arc::new(AtomicBool::new(false));
-        let Some(slot) = self.get_mut(id) else { return is_cancelled };
+        let mut deferred = Deferred { epoch: 0, place: 0, has_errors: true, is_cancelled };
+        let Some(slot) = self.get_mut(id) else { return deferred };
+        deferred.epoch = slot.epoch.number;
+        deferred.has_errors = slot.link.protocol.has_errors();
+        let is_cancelled = deferred.is_cancelled.clone();
         if request.kind != Kind::Request {
-            return slot.link.defer_unmarked(is_cancelled);
+            deferred.is_cancelled = slot.link.defer_unmarked(is_cancelled);
+        } else if slot.link.is_in_order() {
+            deferred.place = slot.link.defer_in_order(is_cancelled);
+        } else {
+            slot.link.defer(request.id, is_cancelled);
         }
-        slot.link.defer(request.id, is_cancelled.clone());
-        is_cancelled
+        deferred
     }
 
     /// Starts a call, or says at once why not; the waiter is given back then.
@@ -330,8 +397,7 @@ impl<P: Protocol> State<P> {
         let Some(slot) = self.get_mut(id).filter(|slot| slot.epoch.number == call.epoch()) else {
             return;
         };
-        let Some(wire_id) = slot.link.call_id(call.as_u64()) else { return };
-        let Some(pending) = slot.link.take_call(&wire_id) else { return };
+        let Some((pending, wire_id)) = slot.link.give_up_call(call.as_u64()) else { return };
         let is_marked = slot.link.protocol.correlation() == Correlation::ByKind;
         let fate = self.fate_of(id, &pending);
         if is_timeout {

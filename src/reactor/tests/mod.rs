@@ -5,10 +5,12 @@
 mod bent;
 mod conversation;
 mod deadlines;
+mod decoding;
 mod dialling;
 mod ends;
 mod fleet;
 mod ids;
+mod in_order;
 mod ledger;
 mod outages;
 mod panics;
