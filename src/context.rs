@@ -453,7 +453,7 @@ impl<P: Protocol> Conn<'_, P> {
     /// found by the first read after [`resume`](Self::resume), or by a write.
     pub fn pause(&mut self) {
         if let Some(slot) = self.cx.state.get_mut(self.id) {
-            slot.epoch.is_paused = true;
+            slot.epoch.reading.pause();
         }
     }
 
@@ -461,7 +461,7 @@ impl<P: Protocol> Conn<'_, P> {
     pub fn resume(&mut self) {
         let now = self.cx.state.now;
         if let Some(slot) = self.cx.state.get_mut(self.id) {
-            let was_paused = std::mem::take(&mut slot.epoch.is_paused);
+            let was_paused = slot.epoch.reading.resume();
             if was_paused && slot.io.is_readable {
                 // What waited did so because of us: that does not count against the peer.
                 slot.link.handle_unread(now);

@@ -63,11 +63,6 @@ impl ConnId {
     pub(crate) const fn generation(self) -> u32 {
         self.bits as u32
     }
-
-    /// What names no connection, in the place of this id.
-    pub(crate) const fn vacated(self) -> Self {
-        Self::new(self.reactor(), self.slot(), 0)
-    }
 }
 
 impl fmt::Debug for ConnId {

@@ -2,7 +2,11 @@
 //! the order of the requests.
 //!
 //! Where `redis-server` is missing the tests are ignored.
-#![allow(clippy::unwrap_used, reason = "a test says so by panicking")]
+#![allow(
+    clippy::needless_pass_by_value,
+    clippy::unwrap_used,
+    reason = "a test says so by panicking, and its numbers are small"
+)]
 
 mod common;
 
@@ -39,7 +43,7 @@ fn end_of(buf: &[u8], at: usize, depth: u32) -> Result<Result<usize, usize>, Dec
     let number = || -> Result<usize, DecodeError> {
         let text = std::str::from_utf8(&line[1..]).ok().and_then(|text| text.parse::<i32>().ok());
         // -1 is nothing, where a length is expected.
-        let number = text.ok_or(DecodeError::custom("no length"))?;
+        let number = text.ok_or_else(|| DecodeError::custom("no length"))?;
         Ok(usize::try_from(number).unwrap_or(0))
     };
     let values = match line.first() {
@@ -216,13 +220,13 @@ fn late_answer_is_not_given_to_the_next_call() {
 
 fn pushes_come_between_replies() {
     let redis = Redis::start();
-    let (pushes, pushed) = channel();
+    let (pushes, received) = channel();
     let client =
         ClientBuilder::new(Resp).connect_with(redis.addr.as_str(), Listener(pushes)).unwrap();
     assert!(call(&client, "HELLO 3").unwrap().contains("proto\r\n:3"));
     // Its confirmation is a push, so it is no call.
     client.send("SUBSCRIBE news").unwrap();
-    let next = || pushed.recv_timeout(PATIENCE).unwrap();
+    let next = || received.recv_timeout(PATIENCE).unwrap();
     assert!(next().contains("subscribe"));
     assert_eq!(call(&client, "PUBLISH news hello").unwrap(), "1");
     assert!(next().ends_with("$4\r\nnews\r\n$5\r\nhello\r\n"));

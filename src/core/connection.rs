@@ -709,7 +709,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         let first = first.unwrap_or_else(|| self.protocol.first_call(salt));
         let calls = &mut self.talk_or_new().calls;
         // The peer still answers those that were given up, before any new one.
-        let awaited = calls.line().map_or(0, |line| line.awaited());
+        let awaited = calls.line().map_or(0, super::calls::CallLine::awaited);
         if calls.len() + awaited >= limit {
             return Err(CallRefusal::TooManyInFlight { limit });
         }
@@ -787,7 +787,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     pub(crate) fn calls_in_flight(&self) -> usize {
         let Some(talk) = &self.talk else { return 0 };
         if self.is_in_order() {
-            talk.calls.line().map_or(0, |line| line.in_flight())
+            talk.calls.line().map_or(0, super::calls::CallLine::in_flight)
         } else {
             talk.calls.len()
         }

@@ -294,7 +294,7 @@ mod tests {
     #[test]
     fn decoder_is_asked_when_as_much_is_there_as_it_needs() {
         let mut buffer = buffer();
-        keep(&mut buffer, &[b'x'; LARGE_FRAME + 1], Front::Needs(LARGE_FRAME + 3));
+        keep(&mut buffer, &vec![b'x'; LARGE_FRAME + 1], Front::Needs(LARGE_FRAME + 3));
         assert!(buffer.is_large() && !buffer.is_whole());
         fill(&mut buffer, 1);
         assert_eq!(buffer.undecoded(), None);

@@ -189,7 +189,7 @@ impl<Id: Copy + Eq + Hash, D> OpenRequests<Id, D> {
 
     /// Answers that wait for those before them.
     pub(crate) fn held(&self) -> Held {
-        self.line.as_ref().map_or(Held::default(), |line| line.held)
+        self.line.as_ref().map_or_else(Held::default, |line| line.held)
     }
 
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = D> {

@@ -95,6 +95,7 @@ impl<P: Protocol> State<P> {
             Phase::Resolving | Phase::Connecting | Phase::Waiting => return self.abort(id, reason),
         }
         slot.phase = Phase::Closing;
+        self.fanouts.went(id);
         self.begin_end(id, reason);
         self.end_calls(id);
     }
@@ -107,6 +108,7 @@ impl<P: Protocol> State<P> {
         }
         slot.phase = Phase::Dropped;
         slot.epoch.end(reason);
+        self.fanouts.went(id);
         self.publish(id);
         self.note_end(id);
     }
@@ -220,6 +222,14 @@ impl<H: Handler, N: Net> Engine<H, N> {
         if slot.link.has_output() {
             return;
         }
+        if slot.phase == Phase::Draining {
+            // It was up so far, and gets what was broadcast meanwhile.
+            self.state.catch_up(id);
+        }
+        let Some(slot) = self.state.get_mut(id) else { return };
+        if slot.link.has_output() {
+            return;
+        }
         let is_idle = slot.link.requests_in_flight() == 0
             && slot.link.calls_in_flight() == 0
             && (slot.io.is_eof() || !slot.link.is_noticed());
@@ -246,6 +256,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         slot.phase = Phase::Lingering;
         slot.io.is_readable = true;
         slot.link.close_anew(slot.profile.config.linger, now);
+        self.state.fanouts.went(id);
         self.state.publish(id);
         self.state.end_calls(id);
         self.state.watch(id);

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::{
     close::CloseMode,
+    fanout::Source,
     net::Net,
     send::Answer,
     slot::{Caller, Waiter},
@@ -76,18 +77,32 @@ pub(crate) enum Command<P: Protocol> {
     Stop,
 }
 
+impl<P: Protocol> Command<P> {
+    const fn may_broadcast(&self) -> bool {
+        matches!(self, Self::Broadcast { .. } | Self::Run(_))
+    }
+}
+
 impl<H: Handler, N: Net> Engine<H, N> {
-    /// Takes what was posted and runs it, in order and within the budget.
+    /// Takes what was posted and runs it, in order and within the budget. While too many broadcasts are
+    /// under way it stops before what could make another: what is behind it has to wait, too, as the
+    /// commands of a thread are run in their order.
     pub(super) fn run_commands(&mut self) {
-        // Some are left if a turn was cut short.
+        // Some are left if the turn before stopped early.
         if self.posts.is_empty() {
             self.state.shared.mailbox.take(&mut self.posts, COMMANDS_PER_TURN);
         }
-        while let Some(post) = self.posts.pop_front() {
+        self.state.fanouts.begin(Source::Command);
+        while let Some(post) = self.posts.front()
+            && !self.state.fanouts.is_step_over()
+            && !(self.state.fanouts.is_full(Source::Command) && post.command.may_broadcast())
+            && let Some(post) = self.posts.pop_front()
+        {
             self.state.stats.commands += 1;
             self.run(post.command);
             self.state.serving = None;
         }
+        self.state.fanouts.begin(Source::Other);
     }
 
     /// Takes no more commands, and ends those that wait: the loop has stopped. The messages among

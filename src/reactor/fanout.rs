@@ -1,200 +1,770 @@
 //! Broadcasts: one body, encoded once for each protocol, given to many in slices over turns.
 //!
-//! A broadcast reaches those that are up when it is made. Whatever else is sent to one of them
-//! before its slice has come makes the broadcast catch up with that connection first, so that to
-//! each receiver everything arrives in the order in which it was sent.
+//! A broadcast reaches those that are up when it is made. It is entered at the end of a log, and each
+//! connection that is up knows how far in the log it has come. So a broadcast costs nothing for its
+//! receivers before they are served, and whoever comes up later begins behind it. The oldest one says
+//! who is served next; that receiver is given all that the log has for it, in one go, as far as its
+//! queue has room. A broadcast leaves the log when it has no receiver left.
+//!
+//! Whatever else is sent to a connection makes it catch up with the log first, so that to each receiver
+//! everything comes in the order in which it was sent.
 
 use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
 use bytes::Bytes;
 
-use super::{profile::Profile, slot::Slot, slots::State};
+use super::{profile::Profile, slot::Slot, slots::State, turn::drop_quietly};
 use crate::{
-    ConnId, Tagged,
+    ConnId, SendError, Stats, Tagged,
     error::panic_text,
     handler::{Audience, Candidate},
     protocol::{Head, Protocol},
 };
 
-/// Receivers of a broadcast that are served in one turn: at about 100 ns each a turn grows by some
-/// 25 µs, and 10 000 receivers take 40 turns.
-pub(crate) const RECEIVERS_PER_TURN: usize = 256;
+/// Messages of broadcasts, each to one receiver, that one turn queues: at about 100 ns each a turn grows
+/// by some 25 µs, and one broadcast to 10 000 receivers takes 40 turns.
+const DELIVERIES_PER_TURN: usize = 256;
 
-/// Broadcasts under way at a time; one more makes the oldest be finished at once.
-const MAX_FANOUTS: usize = 64;
+/// Slots, and broadcasts for each of them, that one turn looks at to find those deliveries.
+const LOOKS_PER_TURN: usize = 8192;
+
+/// Deliveries out of turn, before something else that is sent, after which a step of the turn stops
+/// early.
+const CATCH_UPS_PER_STEP: usize = 4096;
+
+/// Broadcasts under way that commands have made, and as many that messages have made, from which on the
+/// loop takes no more of what makes them.
+const MARK: usize = 64;
+
+/// Broadcasts under way in all. One more makes the oldest be given out at once.
+const MAX_FANOUTS: usize = 65_536;
+
+/// What a receiver whose queue is above its high watermark is given at a time all the same. It is less
+/// than one turn writes, so that a peer which reads is not cut; one that does not read is soon, and
+/// holds up nobody.
+const BYTES_ABOVE_HIGH: usize = 256 * 1024;
+
+/// In the place of how far a connection has come: none is up in this slot.
+const NOBODY: u64 = u64::MAX;
+
+/// The bounds above. A test has smaller ones.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub(crate) deliveries_per_turn: usize,
+    pub(crate) looks_per_turn: usize,
+    pub(crate) catch_ups_per_step: usize,
+    pub(crate) mark: usize,
+    pub(crate) most: usize,
+}
+
+impl Limits {
+    const DEFAULT: Self = Self {
+        deliveries_per_turn: DELIVERIES_PER_TURN,
+        looks_per_turn: LOOKS_PER_TURN,
+        catch_ups_per_step: CATCH_UPS_PER_STEP,
+        mark: MARK,
+        most: MAX_FANOUTS,
+    };
+}
+
+/// What makes a broadcast. Each has a mark of its own, so that none keeps another from going on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// A command of another thread.
+    Command,
+    /// What a peer has sent.
+    Message,
+    /// A timer, a connection that came or went, or the owner of the loop between two turns.
+    #[default]
+    Other,
+}
+
+/// The broadcasts under way, and how far each connection has come.
+#[derive(Debug)]
+pub(crate) struct Fanouts<P> {
+    /// The oldest first.
+    log: VecDeque<Fanout<P>>,
+    /// The number of the oldest: they are numbered over the life of the reactor.
+    first: u64,
+    /// For each slot the number of the broadcast that its connection looks at next, or [`NOBODY`].
+    heard: Vec<u64>,
+    /// Connections that are up.
+    up: usize,
+    /// Grows when a connection comes up, or is so no more.
+    version: u64,
+    /// Connections that went, and what of the log they had not come to.
+    gone: BTreeMap<ConnId, Range<u64>>,
+    /// The slot that is looked at next.
+    walk: usize,
+    /// How many are under way, by [`Source`].
+    waiting: [usize; 3],
+    source: Source,
+    /// Deliveries out of turn in this step, and what costs as much.
+    catch_ups: usize,
+    /// Connections that are not read because of the mark: those that were not read since the last
+    /// release, and those that were.
+    held: Vec<ConnId>,
+    sated: Vec<ConnId>,
+    pub(crate) limits: Limits,
+    /// Deliveries so far.
+    #[cfg(test)]
+    pub(crate) deliveries: usize,
+}
 
 /// A broadcast under way.
 #[derive(Debug)]
-pub(crate) struct Fanout<P> {
+struct Fanout<P> {
     tag: u32,
     body: Bytes,
-    /// The receivers, by slot. One that was served out of turn has generation 0.
-    receivers: Vec<ConnId>,
+    to: Receivers,
+    /// Receivers that were neither served nor given up.
+    left: usize,
+    /// The place in the list that is looked at next.
     next: usize,
+    source: Source,
     /// The frame, for each protocol that was met; `None` if encoding it panicked.
     frames: Vec<(Arc<Profile<P>>, Option<Bytes>)>,
+}
+
+/// Who receives a broadcast, of those that were up when it was made.
+#[derive(Debug)]
+enum Receivers {
+    All,
+    AllBut(ConnId),
+    /// These, by slot.
+    Only(Arc<[ConnId]>),
+}
+
+/// The members of a group.
+#[derive(Debug, Default)]
+pub(crate) struct Group {
+    members: BTreeSet<ConnId>,
+    /// Those that were up, and the version for which that holds.
+    listed: Option<(u64, Arc<[ConnId]>)>,
+}
+
+/// How much may be done for a receiver at a time.
+#[derive(Clone, Copy, Debug)]
+struct Share {
+    /// The number of the first broadcast that is not its to have.
+    until: u64,
+    deliveries: usize,
+    looks: usize,
+    /// Whether it stops above the high watermark.
+    is_gentle: bool,
+}
+
+/// What was done of it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Done {
+    deliveries: usize,
+    looks: usize,
+}
+
+impl Share {
+    /// All that there is.
+    const fn unbounded(until: u64) -> Self {
+        Self { until, deliveries: usize::MAX, looks: usize::MAX, is_gentle: false }
+    }
+
+    const fn spend(&mut self, done: Done) {
+        self.deliveries = self.deliveries.saturating_sub(done.deliveries);
+        self.looks = self.looks.saturating_sub(done.looks);
+    }
+
+    const fn is_spent(&self) -> bool {
+        self.deliveries == 0 || self.looks == 0
+    }
+}
+
+impl Group {
+    pub(crate) fn insert(&mut self, id: ConnId) {
+        self.members.insert(id);
+        self.listed = None;
+    }
+
+    pub(crate) fn remove(&mut self, id: ConnId) {
+        self.members.remove(&id);
+        self.listed = None;
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+}
+
+impl Receivers {
+    fn include(&self, id: ConnId) -> bool {
+        match self {
+            Self::All => true,
+            Self::AllBut(but) => id != *but,
+            Self::Only(list) => list.binary_search(&id).is_ok(),
+        }
+    }
+}
+
+impl<P> Default for Fanouts<P> {
+    fn default() -> Self {
+        Self {
+            log: VecDeque::new(),
+            first: 0,
+            heard: Vec::new(),
+            up: 0,
+            version: 0,
+            gone: BTreeMap::new(),
+            walk: 0,
+            waiting: [0; 3],
+            source: Source::Other,
+            catch_ups: 0,
+            held: Vec::new(),
+            sated: Vec::new(),
+            limits: Limits::DEFAULT,
+            #[cfg(test)]
+            deliveries: 0,
+        }
+    }
+}
+
+impl<P> Fanouts<P> {
+    /// Whether nothing is under way, and nothing waits for that.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.log.is_empty() && self.held.is_empty() && self.sated.is_empty()
+    }
+
+    /// How many are under way.
+    #[cfg(test)]
+    pub(crate) fn len(&self) -> usize {
+        self.log.len()
+    }
+
+    /// The number of the next broadcast.
+    fn end(&self) -> u64 {
+        self.first + self.log.len() as u64
+    }
+
+    /// A connection came up.
+    pub(crate) fn came(&mut self, id: ConnId) {
+        let (slot, end) = (id.slot() as usize, self.end());
+        if slot >= self.heard.len() {
+            self.heard.resize(slot + 1, NOBODY);
+        }
+        self.heard[slot] = end;
+        self.up += 1;
+        self.version += 1;
+    }
+
+    /// A connection is no longer up, if it was. What it has not got is kept for it, or reported, when its
+    /// turn comes.
+    pub(crate) fn went(&mut self, id: ConnId) {
+        let end = self.end();
+        let Some(heard) = self.heard.get_mut(id.slot() as usize) else { return };
+        let next = std::mem::replace(heard, NOBODY);
+        if next == NOBODY {
+            return;
+        }
+        self.up -= 1;
+        self.version += 1;
+        let next = next.max(self.first);
+        if next < end {
+            self.gone.insert(id, next..end);
+        }
+    }
+
+    /// A step of the turn begins.
+    pub(crate) const fn begin(&mut self, source: Source) {
+        self.source = source;
+        self.catch_ups = 0;
+    }
+
+    /// Whether so much was sent out of turn that the step is to stop here.
+    #[inline]
+    pub(crate) const fn is_step_over(&self) -> bool {
+        self.catch_ups >= self.limits.catch_ups_per_step
+    }
+
+    /// Whether so many of this source are under way that no more are taken.
+    #[inline]
+    pub(crate) const fn is_full(&self, source: Source) -> bool {
+        self.waiting[source as usize] >= self.limits.mark
+    }
+
+    fn push(&mut self, fanout: Fanout<P>) {
+        self.waiting[fanout.source as usize] += 1;
+        self.log.push_back(fanout);
+    }
+
+    /// Takes those that have no receiver left out of the log.
+    fn drop_finished(&mut self) {
+        while self.log.front().is_some_and(|fanout| fanout.left == 0)
+            && let Some(fanout) = self.log.pop_front()
+        {
+            self.first += 1;
+            self.waiting[fanout.source as usize] -= 1;
+            // The body is the application's.
+            drop_quietly(|| drop(fanout));
+        }
+        if self.log.is_empty() {
+            // What is left of these was for others.
+            self.gone.clear();
+        }
+    }
+
+    /// One delivery of the broadcast of this number was made, or given up.
+    fn tick_off(&mut self, number: u64) {
+        self.log[place(number, self.first)].left -= 1;
+        #[cfg(test)]
+        {
+            self.deliveries += 1;
+        }
+    }
+}
+
+/// Where in the log a broadcast is; not before its beginning.
+fn place(number: u64, first: u64) -> usize {
+    usize::try_from(number - first).expect("the log is in memory")
 }
 
 impl<P: Protocol> State<P> {
     /// Starts a broadcast; returns how many it will reach.
     pub(crate) fn broadcast(&mut self, audience: Audience, tag: u32, body: Bytes) -> usize {
-        let receivers = self.receivers(audience);
-        let count = receivers.len();
-        let mut fanout = Fanout { tag, body, receivers, next: 0, frames: Vec::new() };
-        if self.fanouts.is_empty() && count <= RECEIVERS_PER_TURN {
-            // A small audience is served at once, so that the watermarks see what waits for it.
-            for receiver in std::mem::take(&mut fanout.receivers) {
-                self.serve(&mut fanout, receiver);
-            }
-            return count;
+        let (to, count) = self.receivers(audience);
+        if count == 0 {
+            return 0;
         }
-        if self.fanouts.len() >= MAX_FANOUTS {
+        let source = self.fanouts.source;
+        let is_first = self.fanouts.log.is_empty();
+        self.fanouts.push(Fanout {
+            tag,
+            body,
+            to,
+            left: count,
+            next: 0,
+            source,
+            frames: Vec::new(),
+        });
+        let limits = self.fanouts.limits;
+        let is_small = count <= limits.deliveries_per_turn
+            && self.fanouts.heard.len() <= limits.looks_per_turn;
+        if is_first && is_small || self.fanouts.log.len() > limits.most {
+            // A small audience is served at once, so that the watermarks see what waits for it.
             self.fan_out_oldest();
         }
-        self.fanouts.push_back(fanout);
+        if source == Source::Message
+            && let Some(id) = self.serving
+            && let Some(slot) = self.get_mut(id)
+        {
+            slot.epoch.reading.note_broadcast();
+            if self.fanouts.is_full(source) {
+                self.hold(id);
+            }
+        }
         count
     }
 
-    fn receivers(&self, audience: Audience) -> Vec<ConnId> {
-        let is_up = |id: &ConnId| self.get(*id).is_some_and(Slot::is_up);
-        let all = || self.slots.iter().map(|(_, slot)| slot.id).filter(is_up);
-        match audience {
-            Audience::All => all().collect(),
-            Audience::AllBut(but) => all().filter(|id| *id != but).collect(),
-            Audience::Group(name) => {
-                let members = self.groups.get(&name);
-                members.into_iter().flatten().copied().filter(is_up).collect()
+    fn receivers(&mut self, audience: Audience) -> (Receivers, usize) {
+        let list: Arc<[ConnId]> = match audience {
+            Audience::All => return (Receivers::All, self.fanouts.up),
+            Audience::AllBut(but) => {
+                let is_up = self.get(but).is_some_and(Slot::is_up);
+                return (Receivers::AllBut(but), self.fanouts.up - usize::from(is_up));
             }
-            Audience::Filter(mut accepts) => all()
-                .filter(|id| {
-                    self.get(*id).is_some_and(|slot| {
-                        accepts(&Candidate {
-                            id: *id,
-                            listener: slot.listener,
-                            peer_addr: slot.peer.get(),
-                            data: slot.own.as_ref().and_then(|own| own.data.as_deref()),
-                        })
+            Audience::Group(name) => self.list_group(&name),
+            Audience::Filter(mut accepts) => {
+                // Nothing bounds what that costs, but the step ends the sooner for it.
+                self.fanouts.catch_ups += self.slots.len() / 4;
+                self.slots
+                    .iter()
+                    .filter(|(_, slot)| {
+                        slot.is_up()
+                            && accepts(&Candidate {
+                                id: slot.id,
+                                listener: slot.listener,
+                                peer_addr: slot.peer.get(),
+                                data: slot.own.as_ref().and_then(|own| own.data.as_deref()),
+                            })
                     })
-                })
-                .collect(),
+                    .map(|(_, slot)| slot.id)
+                    .collect()
+            }
+        };
+        let count = list.len();
+        (Receivers::Only(list), count)
+    }
+
+    /// The members of a group that are up. Broadcasts share the list until somebody comes or goes.
+    fn list_group(&mut self, name: &str) -> Arc<[ConnId]> {
+        let Self { groups, slots, fanouts, .. } = self;
+        let Some(group) = groups.get_mut(name) else { return Arc::default() };
+        match &group.listed {
+            Some((version, list)) if *version == fanouts.version => list.clone(),
+            _ => {
+                let is_up = |id: &ConnId| {
+                    slots.get(id.slot() as usize).is_some_and(|slot| slot.id == *id && slot.is_up())
+                };
+                fanouts.catch_ups += group.members.len() / 4;
+                let list: Arc<[ConnId]> = group.members.iter().copied().filter(is_up).collect();
+                group.listed = Some((fanouts.version, list.clone()));
+                list
+            }
         }
     }
 
-    /// Serves all that are left of the oldest broadcast.
+    /// Serves all that are left of the oldest broadcast, and of no other.
     fn fan_out_oldest(&mut self) {
-        if let Some(mut fanout) = self.fanouts.pop_front() {
-            for receiver in fanout.receivers.split_off(fanout.next) {
-                self.serve(&mut fanout, receiver);
-            }
+        let share = Share::unbounded(self.fanouts.first + 1);
+        let gone: Vec<_> = self.fanouts.gone.keys().copied().collect();
+        for id in gone {
+            self.give_up_broadcasts(id, share);
         }
+        match self.fanouts.log.front().map(|fanout| &fanout.to) {
+            Some(Receivers::Only(list)) => {
+                for id in list.clone().iter() {
+                    self.serve(*id, share);
+                }
+            }
+            Some(_) => {
+                for slot in 0..self.fanouts.heard.len() {
+                    if self.fanouts.heard[slot] < share.until {
+                        self.serve(self.slots[slot].id, share);
+                    }
+                }
+            }
+            None => {}
+        }
+        self.fanouts.drop_finished();
     }
 
     /// Serves the next receivers of the broadcasts under way.
     pub(crate) fn fan_out(&mut self) {
-        let mut budget = RECEIVERS_PER_TURN;
-        while budget > 0
-            && let Some(mut fanout) = self.fanouts.pop_front()
+        let mut share = Share {
+            until: self.fanouts.end(),
+            deliveries: self.fanouts.limits.deliveries_per_turn,
+            looks: self.fanouts.limits.looks_per_turn,
+            is_gentle: true,
+        };
+        while !share.is_spent()
+            && let Some((&id, _)) = self.fanouts.gone.first_key_value()
         {
-            while budget > 0
-                && let Some(&receiver) = fanout.receivers.get(fanout.next)
-            {
-                fanout.next += 1;
-                budget -= 1;
-                self.serve(&mut fanout, receiver);
+            share.spend(self.give_up_broadcasts(id, share));
+        }
+        // Nobody is served twice in a turn: between two goes there is a write.
+        let mut walked = 0;
+        while !share.is_spent() {
+            self.fanouts.drop_finished();
+            let Fanouts { log, heard, walk, .. } = &mut self.fanouts;
+            let Some(oldest) = log.front_mut() else { break };
+            if let Receivers::Only(list) = &oldest.to {
+                let Some(&id) = list.get(oldest.next) else {
+                    oldest.next = 0;
+                    break;
+                };
+                let done = self.serve(id, share);
+                share.spend(done);
+                share.spend(Done { looks: 1, deliveries: 0 });
+                if !share.is_spent()
+                    && let Some(oldest) = self.fanouts.log.front_mut()
+                {
+                    oldest.next += 1;
+                }
+                continue;
             }
-            if fanout.next < fanout.receivers.len() {
-                self.fanouts.push_front(fanout);
+            if walked >= heard.len() {
+                break;
+            }
+            *walk = if *walk < heard.len() { *walk } else { 0 };
+            if heard[*walk] < share.until {
+                let id = self.slots[*walk].id;
+                share.spend(self.serve(id, share));
+            }
+            share.spend(Done { looks: 1, deliveries: 0 });
+            if !share.is_spent() {
+                walked += 1;
+                self.fanouts.walk += 1;
             }
         }
+        self.fanouts.drop_finished();
+        self.release_held();
     }
 
     /// Serves this connection from every broadcast that has not come to it.
     #[inline]
     pub(crate) fn catch_up(&mut self, id: ConnId) {
-        if !self.fanouts.is_empty() {
+        if !self.fanouts.log.is_empty() {
             self.catch_up_now(id);
         }
     }
 
     #[cold]
     fn catch_up_now(&mut self, id: ConnId) {
-        let mut fanouts = std::mem::take(&mut self.fanouts);
-        for fanout in &mut fanouts {
-            let waiting = &mut fanout.receivers[fanout.next..];
-            if let Ok(place) = waiting.binary_search_by_key(&id.slot(), |id| id.slot())
-                && waiting[place] == id
-            {
-                // The slot stays, so that the list stays sorted; no connection has generation 0.
-                waiting[place] = id.vacated();
-                self.serve(fanout, id);
-            }
+        let share = Share::unbounded(self.fanouts.end());
+        let served = self.serve(id, share);
+        let kept = self.give_up_broadcasts(id, share);
+        self.fanouts.catch_ups += served.deliveries + kept.deliveries;
+        if self.fanouts.is_step_over()
+            && self.fanouts.source == Source::Message
+            && let Some(id) = self.serving
+        {
+            // Its other messages are left to the next turn.
+            self.hold(id);
         }
-        self.fanouts = fanouts;
     }
 
-    fn serve(&mut self, fanout: &mut Fanout<P>, id: ConnId) {
-        if id.generation() == 0 {
-            return;
+    /// Serves a connection, if it is up, from the broadcasts that it has not got.
+    fn serve(&mut self, id: ConnId, share: Share) -> Done {
+        let mut done = Done::default();
+        while let Some(number) = self.push_broadcasts(id, share, &mut done) {
+            self.serve_otherwise(id, number);
         }
-        let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
-            return self.note_undelivered(id, Tagged(fanout.tag, fanout.body.clone()));
+        done
+    }
+
+    /// Queues broadcasts for a connection until its share is spent, or there are no more. The number of
+    /// one that can't be queued, if that ends it.
+    fn push_broadcasts(&mut self, id: ConnId, share: Share, done: &mut Done) -> Option<u64> {
+        let Self { slots, fanouts, pool, stats, dirty, .. } = self;
+        let slot = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id)?;
+        let heard = fanouts.heard.get_mut(id.slot() as usize)?;
+        // What is behind nobody's place is above every share.
+        *heard = (*heard).max(fanouts.first);
+        let config = &slot.profile.config;
+        let (high, limit) = (config.high_watermark, config.hard_limit);
+        let limit = if share.is_gentle {
+            let more = BYTES_ABOVE_HIGH.min(limit.saturating_sub(high) / 4);
+            high.max(slot.link.queued_cost() + more)
+        } else {
+            usize::MAX
         };
-        if slot.must_keep() {
-            // It comes behind what was kept for the connection.
-            let message = Tagged(fanout.tag, fanout.body.clone());
-            if let Err((_, message)) = self.keep(id, None, message) {
-                self.note_undelivered(id, message);
+        // Broadcasts that follow each other often have the same list.
+        let mut last_list: Option<(*const ConnId, bool)> = None;
+        let mut stuck = None;
+        let before = done.deliveries;
+        while *heard < share.until
+            && done.deliveries < share.deliveries
+            && done.looks < share.looks
+            && slot.link.queued_cost() <= limit
+        {
+            let fanout = &mut fanouts.log[place(*heard, fanouts.first)];
+            done.looks += 1;
+            let is_included = match (&fanout.to, last_list) {
+                (Receivers::All, _) => true,
+                (Receivers::Only(list), Some((latest, known))) if latest == list.as_ptr() => known,
+                (Receivers::Only(list), _) => {
+                    let is_in = fanout.to.include(id);
+                    last_list = Some((list.as_ptr(), is_in));
+                    is_in
+                }
+                (to @ Receivers::AllBut(_), _) => to.include(id),
+            };
+            if !is_included {
+                *heard += 1;
+                continue;
             }
+            done.deliveries += 1;
+            if slot.must_keep() || !slot.has_room(fanout.body.len()) {
+                stuck = Some(*heard);
+                break;
+            }
+            let frame = fanout.encode_for(slot, stats);
+            let Some(frame) = &fanout.frames[frame].1 else {
+                stuck = Some(*heard);
+                break;
+            };
+            *heard += 1;
+            fanout.left -= 1;
+            slot.link.push_encoded(fanout.tag, &fanout.body, frame, pool);
+        }
+        let tried = done.deliveries - before;
+        let pushed = tried - usize::from(stuck.is_some());
+        #[cfg(test)]
+        {
+            fanouts.deliveries += pushed;
+        }
+        if pushed > 0 && slot.note_push(dirty) {
+            self.note_crossing(id);
+        }
+        stuck
+    }
+
+    /// Serves a connection that is up from one broadcast that can't simply be queued for it.
+    #[cold]
+    fn serve_otherwise(&mut self, id: ConnId, number: u64) {
+        let Some(slot) = self.get(id) else { return };
+        let fanout = &self.fanouts.log[place(number, self.fanouts.first)];
+        let (len, message) = (fanout.body.len(), fanout.message());
+        let must_keep = slot.must_keep();
+        if !must_keep
+            && !slot.has_room(len)
+            && !matches!(self.refuse(id, len), SendError::BodyTooLong { .. })
+        {
+            // Its peer was too slow, and it went with what is left for it.
             return;
         }
-        if !slot.has_room(fanout.body.len()) {
-            self.refuse(id, fanout.body.len());
-            return self.note_undelivered(id, Tagged(fanout.tag, fanout.body.clone()));
+        self.fanouts.heard[id.slot() as usize] = number + 1;
+        self.fanouts.tick_off(number);
+        self.keep_or_report(id, must_keep, message);
+    }
+
+    /// What a connection that went has not got is kept for it, where it is dialled and comes back, or
+    /// reported.
+    fn give_up_broadcasts(&mut self, id: ConnId, share: Share) -> Done {
+        let mut done = Done::default();
+        let Some(Range { start, end }) = self.fanouts.gone.remove(&id) else { return done };
+        let mut number = start.max(self.fanouts.first);
+        while number < end.min(share.until)
+            && done.deliveries < share.deliveries
+            && done.looks < share.looks
+        {
+            done.looks += 1;
+            let fanout = &self.fanouts.log[place(number, self.fanouts.first)];
+            if fanout.to.include(id) {
+                done.deliveries += 1;
+                let message = fanout.message();
+                self.fanouts.tick_off(number);
+                let must_keep = self.get(id).is_some_and(Slot::must_keep);
+                self.keep_or_report(id, must_keep, message);
+            }
+            number += 1;
         }
-        let is_known = |(profile, _): &&(Arc<Profile<P>>, _)| {
+        if number < end {
+            self.fanouts.gone.insert(id, number..end);
+        }
+        done
+    }
+
+    /// A message that can't be queued now comes behind what was kept for the connection, if it has a
+    /// place there.
+    fn keep_or_report(&mut self, id: ConnId, must_keep: bool, message: Tagged<Bytes>) {
+        let refused = if must_keep {
+            self.keep(id, None, message)
+        } else {
+            Err((SendError::Closed, message))
+        };
+        if let Err((_, message)) = refused {
+            self.note_undelivered(id, message);
+        }
+    }
+
+    // ---- those who cause broadcasts ----
+
+    /// A connection is not read for now, because of what it causes.
+    fn hold(&mut self, id: ConnId) {
+        if let Some(slot) = self.get_mut(id)
+            && slot.epoch.reading.hold()
+        {
+            self.fanouts.sated.push(id);
+        }
+    }
+
+    /// Whether a connection is not to be read now: its messages have caused broadcasts, and too many of
+    /// those are under way.
+    #[inline]
+    pub(crate) fn is_held_back(&mut self, id: ConnId) -> bool {
+        if !self.fanouts.is_full(Source::Message) {
+            return false;
+        }
+        let Some(slot) = self.get_mut(id) else { return false };
+        if !slot.epoch.reading.has_broadcast() {
+            return false;
+        }
+        if slot.epoch.reading.hold() {
+            self.fanouts.held.push(id);
+        }
+        true
+    }
+
+    /// Those that were held back are read again, if there is room: the ones that had to wait first.
+    fn release_held(&mut self) {
+        if self.fanouts.is_full(Source::Message) {
+            return;
+        }
+        let now = self.now;
+        let mut held = std::mem::take(&mut self.fanouts.held);
+        held.append(&mut self.fanouts.sated);
+        for id in held {
+            if let Some(slot) = self.get_mut(id)
+                && slot.epoch.reading.release()
+            {
+                if slot.io.is_readable {
+                    // What waited did so because of us: that does not count against the peer.
+                    slot.link.handle_unread(now);
+                }
+                self.mark_ready(id);
+            }
+        }
+    }
+}
+
+impl<P: Protocol> Fanout<P> {
+    fn message(&self) -> Tagged<Bytes> {
+        Tagged(self.tag, self.body.clone())
+    }
+
+    /// Which of the frames is for this receiver; it is encoded if its protocol was not met before. A
+    /// protocol of the application's that panics costs its receivers this message.
+    #[inline]
+    fn encode_for(&mut self, slot: &mut Slot<P>, stats: &mut Stats) -> usize {
+        let is_known = |(profile, _): &(Arc<Profile<P>>, _)| {
             Arc::ptr_eq(profile, &slot.profile) || profile.protocol == slot.profile.protocol
         };
-        let frame = match fanout.frames.iter().find(is_known) {
-            Some((_, frame)) => frame.clone(),
-            None => self.encode(fanout, id),
-        };
-        match (frame, self.slots.get_mut(id.slot() as usize)) {
-            (Some(frame), Some(slot)) => {
-                slot.link.push_encoded(fanout.tag, &fanout.body, &frame, &mut self.pool);
-                self.mark_dirty(id);
-                self.charge(id);
-            }
-            _ => self.note_undelivered(id, Tagged(fanout.tag, fanout.body.clone())),
+        match self.frames.iter().position(is_known) {
+            Some(place) => place,
+            None => self.encode(slot, stats),
         }
     }
 
-    /// Encodes the body for the protocol of a receiver. A protocol of the application's that panics costs
-    /// its receivers this message.
     #[cold]
-    fn encode(&mut self, fanout: &mut Fanout<P>, id: ConnId) -> Option<Bytes> {
-        let slot = self.slots.get_mut(id.slot() as usize)?;
+    fn encode(&mut self, slot: &mut Slot<P>, stats: &mut Stats) -> usize {
         let encoded = catch_unwind(AssertUnwindSafe(|| {
             let head = Head {
-                tag: fanout.tag,
+                tag: self.tag,
                 ..Head::new(slot.link.push_kind(), slot.link.next_push_id())
             };
             let mut out = Vec::new();
-            slot.link.protocol.encode(&head, &fanout.body, &mut out);
+            slot.link.protocol.encode(&head, &self.body, &mut out);
             Bytes::from(out)
         }));
-        let frame = match encoded {
-            Ok(frame) => Some(frame),
-            Err(panic) => {
-                log::error!("encoding a broadcast panicked: {}", panic_text(&*panic));
-                self.stats.panics += 1;
-                None
-            }
+        let frame = encoded.inspect_err(|panic| {
+            log::error!("encoding a broadcast panicked: {}", panic_text(&**panic));
+            stats.panics += 1;
+        });
+        stats.encoded_broadcasts += 1;
+        self.frames.push((slot.profile.clone(), frame.ok()));
+        self.frames.len() - 1
+    }
+}
+
+#[cfg(test)]
+impl<P: Protocol> State<P> {
+    /// Checks what holds between two turns: each broadcast has as many receivers left as there are
+    /// connections that have not come to it.
+    pub(crate) fn check_fanouts(&self) {
+        let Fanouts { log, heard, gone, first, .. } = &self.fanouts;
+        let up = |slot: &Slot<P>| {
+            let heard = heard.get(slot.id.slot() as usize).copied().unwrap_or(NOBODY);
+            assert_eq!(
+                slot.is_up(),
+                heard != NOBODY,
+                "up, and it is not known how far it has come"
+            );
+            slot.is_up().then_some((slot.id, heard))
         };
-        self.stats.encoded_broadcasts += 1;
-        fanout.frames.push((slot.profile.clone(), frame.clone()));
-        frame
+        let up: Vec<_> = self.slots.iter().filter_map(|(_, slot)| up(slot)).collect();
+        assert_eq!(self.fanouts.up, up.len());
+        assert_eq!(heard.iter().filter(|heard| **heard != NOBODY).count(), up.len());
+        for (fanout, number) in log.iter().zip(*first..) {
+            let to = |id: &ConnId| fanout.to.include(*id);
+            let left = up.iter().filter(|(id, heard)| *heard <= number && to(id)).count()
+                + gone.iter().filter(|(id, range)| range.contains(&number) && to(id)).count();
+            assert_eq!(fanout.left, left, "receivers left");
+        }
+        for source in [Source::Command, Source::Message, Source::Other] {
+            let waiting = log.iter().filter(|fanout| fanout.source == source).count();
+            assert_eq!(self.fanouts.waiting[source as usize], waiting);
+        }
     }
 }

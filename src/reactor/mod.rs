@@ -440,7 +440,7 @@ impl<P: Protocol> ReactorBuilder<P> {
             drains: Vec::new(),
             sweeps: std::collections::VecDeque::new(),
             stop_report: DrainReport::default(),
-            fanouts: std::collections::VecDeque::new(),
+            fanouts: fanout::Fanouts::default(),
             groups: std::collections::HashMap::new(),
             listeners: Vec::new(),
             next_listener: 0,

@@ -3,6 +3,7 @@
 use std::{io, sync::atomic::Ordering, time::Duration};
 
 use super::{
+    fanout::Source,
     net::{Net, SHORT_READ_DRAINS},
     slot::{PeersEnd, Phase, Waiter},
     slots::State,
@@ -70,21 +71,26 @@ enum Found {
 impl<H: Handler, N: Net> Engine<H, N> {
     /// Gives every connection that has something to read its share.
     pub(super) fn read_all(&mut self) {
+        self.state.fanouts.begin(Source::Message);
         for _ in 0..self.state.ready.len() {
-            let Some(slot) = self.state.ready.pop_front() else { return };
+            if self.state.fanouts.is_step_over() {
+                break;
+            }
+            let Some(slot) = self.state.ready.pop_front() else { break };
             let Some(entry) = self.state.slots.get_mut(slot as usize) else { continue };
             entry.lists.is_ready = false;
             let id = entry.id;
             self.state.serving = Some(id);
             if entry.phase == Phase::Lingering {
                 self.discard_input(id);
-            } else {
+            } else if !self.state.is_held_back(id) {
                 self.read(id);
                 self.flush_early(id);
                 self.state.shared.bell.ring();
             }
             self.state.serving = None;
         }
+        self.state.fanouts.begin(Source::Other);
     }
 
     fn read(&mut self, id: ConnId) {

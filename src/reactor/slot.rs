@@ -164,14 +164,65 @@ pub(crate) struct Epoch {
     /// Counts the times that the connection was up; 0: not yet.
     pub(crate) number: u32,
     pub(crate) told: Told,
-    /// The application paused reading.
-    pub(crate) is_paused: bool,
+    pub(crate) reading: Reading,
     /// The write queue went above its high watermark and is not yet below the low one.
     pub(crate) is_above_high: bool,
     /// It is up, and not all that was kept for it is queued yet: what is sent has to wait behind that.
     pub(crate) has_backlog: bool,
     /// What is known of its end; the first that is told of it counts.
     end: Option<Box<End>>,
+}
+
+/// Whether messages are read, as far as others than the connection itself decide on that. One byte: it
+/// is looked at for every message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reading(u8);
+
+impl Reading {
+    /// The application paused it.
+    const PAUSED: u8 = 1;
+    /// Too many broadcasts are under way.
+    const HELD: u8 = 2;
+    /// Its messages have caused broadcasts.
+    const BROADCASTS: u8 = 4;
+
+    #[inline]
+    pub(crate) const fn is_off(self) -> bool {
+        self.0 & (Self::PAUSED | Self::HELD) != 0
+    }
+
+    pub(crate) const fn pause(&mut self) {
+        self.0 |= Self::PAUSED;
+    }
+
+    /// Whether it was paused.
+    pub(crate) const fn resume(&mut self) -> bool {
+        let was_paused = self.0 & Self::PAUSED != 0;
+        self.0 &= !Self::PAUSED;
+        was_paused
+    }
+
+    /// Whether it was not held before.
+    pub(crate) const fn hold(&mut self) -> bool {
+        let is_new = self.0 & Self::HELD == 0;
+        self.0 |= Self::HELD;
+        is_new
+    }
+
+    /// Whether it was held.
+    pub(crate) const fn release(&mut self) -> bool {
+        let was_held = self.0 & Self::HELD != 0;
+        self.0 &= !Self::HELD;
+        was_held
+    }
+
+    pub(crate) const fn note_broadcast(&mut self) {
+        self.0 |= Self::BROADCASTS;
+    }
+
+    pub(crate) const fn has_broadcast(self) -> bool {
+        self.0 & Self::BROADCASTS != 0
+    }
 }
 
 /// The end of an epoch.
@@ -283,7 +334,7 @@ impl<P: Protocol> Slot<P> {
     #[inline]
     pub(crate) fn can_read(&self) -> bool {
         self.phase.is_reading()
-            && !self.epoch.is_paused
+            && !self.epoch.reading.is_off()
             && !self.io.is_eof()
             && self.link.is_intake_open(&self.profile.config)
             && self.link.has_request_room(&self.profile.config)

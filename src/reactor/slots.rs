@@ -1,7 +1,7 @@
 //! All that the loop decides on, for all connections together, without the sockets.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{HashMap, VecDeque},
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -11,7 +11,7 @@ use std::{
 use slab::Slab;
 
 use super::{
-    fanout::Fanout,
+    fanout::{Fanouts, Group},
     listen::ListenerState,
     planted::{Bug, is_planted},
     profile::{Profile, Profiles},
@@ -89,8 +89,8 @@ pub(crate) struct State<P: Protocol> {
     pub(crate) sweeps: VecDeque<Sweep>,
     /// What stopping came to so far.
     pub(crate) stop_report: DrainReport,
-    pub(crate) fanouts: VecDeque<Fanout<P>>,
-    pub(crate) groups: HashMap<Arc<str>, BTreeSet<ConnId>>,
+    pub(crate) fanouts: Fanouts<P>,
+    pub(crate) groups: HashMap<Arc<str>, Group>,
     pub(crate) listeners: Vec<ListenerState<P>>,
     pub(crate) next_listener: u32,
     /// Connections of each listener from each address, where it bounds them.
@@ -357,7 +357,7 @@ impl<P: Protocol> State<P> {
     /// Takes a connection out of a group.
     pub(crate) fn leave_group(&mut self, id: ConnId, group: &str) {
         if let Some(members) = self.groups.get_mut(group) {
-            members.remove(&id);
+            members.remove(id);
             if members.is_empty() {
                 self.groups.remove(group);
             }

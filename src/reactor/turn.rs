@@ -11,6 +11,7 @@ use std::{
 
 use super::{
     commands::Command,
+    fanout::Source,
     net::{Event, Net, Token},
     read::Reader,
     slot::{PeersEnd, Phase, Told},
@@ -348,6 +349,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
 
     /// The connection is up: the handler is told, and then what was kept for it is sent.
     pub(super) fn greeted(&mut self, id: ConnId) {
+        // What was broadcast in an earlier epoch comes behind what is kept since.
+        self.state.catch_up(id);
         let board = &self.state.shared.board;
         let slots = &mut self.state.slots;
         let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
@@ -357,6 +360,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             return;
         }
         slot.phase = Phase::Open;
+        self.state.fanouts.came(id);
         slot.epoch.number += 1;
         slot.epoch.told = Told::Up;
         // The peer's limits hold from now on, for other threads, too.
@@ -378,7 +382,11 @@ impl<H: Handler, N: Net> Engine<H, N> {
 
     fn run_timers(&mut self) {
         self.state.wheel.advance(self.state.now);
+        self.state.fanouts.begin(Source::Other);
         for _ in 0..TIMERS_PER_TURN {
+            if self.state.fanouts.is_step_over() {
+                return;
+            }
             let Some((key, alarm)) = self.state.wheel.pop_due() else { return };
             match alarm {
                 Alarm::Watch(id) => {
@@ -584,6 +592,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             calls += slot.link.calls_in_flight();
             assert_eq!(shared.board.is_open(slot.id), slot.exists());
         }
+        self.state.check_fanouts();
         assert_eq!(self.state.stats.calls_in_flight, calls as u64);
         assert_eq!(self.state.stats.connections, slots.len() as u64);
         assert!(wheel.len() >= timers, "a connection's timer is not in the wheel");

@@ -207,6 +207,7 @@ impl<H: Handler> Fleet<H> {
             leaves("commands", usize::from(node.engine.has_post()));
             leaves("calls in flight", count(state.stats.calls_in_flight));
             leaves("connections", count(state.stats.connections));
+            leaves("broadcasts", state.fanouts.len());
         }
         leaves("descriptors", self.world.open_descriptors());
         leaves("sockets that were dropped and not closed", self.world.leaks());

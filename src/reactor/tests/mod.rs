@@ -8,6 +8,7 @@ mod deadlines;
 mod decoding;
 mod dialling;
 mod ends;
+mod fanout;
 mod fleet;
 mod ids;
 mod in_order;
