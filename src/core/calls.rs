@@ -101,6 +101,11 @@ impl<Id: Copy + Eq + Hash, W> PendingCalls<Id, W> {
         debug_assert!(before.is_none(), "ids of one epoch differ");
     }
 
+    /// Whether a call of this id is in flight, on a format whose answers carry one.
+    pub(crate) fn contains(&self, id: &Id) -> bool {
+        self.table.contains_key(id)
+    }
+
     /// Takes a call out, whoever comes first.
     pub(crate) fn take(&mut self, id: &Id) -> Option<Pending<W>> {
         self.table.remove(id)

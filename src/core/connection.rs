@@ -714,10 +714,12 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             return Err(CallRefusal::TooManyInFlight { limit });
         }
         let number = calls.next_number(first).ok_or(CallRefusal::IdsExhausted)?;
-        match self.call_id(number) {
-            Some(id) => Ok((number, id)),
-            None => Err(CallRefusal::NoCalls),
+        let Some(id) = self.call_id(number) else { return Err(CallRefusal::NoCalls) };
+        if self.talk_or_new().calls.contains(&id) {
+            // The protocol gives an id twice: with this one the call before it would be lost.
+            return Err(CallRefusal::IdsExhausted);
         }
+        Ok((number, id))
     }
 
     /// Enters the call that [`next_call`](Self::next_call) allowed, and queues its request. In this

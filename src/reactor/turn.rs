@@ -518,7 +518,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
         let text = panic_text(&*panic);
         log::error!("{name} panicked: {text}");
         self.state.stats.panics += 1;
-        if name != "on_error" {
+        // Nothing is called after `on_stop`, not even for it.
+        if !matches!(name, "on_error" | "on_stop") {
             self.report(&Incident::Panicked { callback: name, text: text.clone() });
         }
         Some(text)

@@ -7,6 +7,7 @@ mod conversation;
 mod deadlines;
 mod decoding;
 mod dialling;
+mod edges;
 mod ends;
 mod fanout;
 mod fleet;
