@@ -45,6 +45,10 @@ impl<P: Protocol> Context<'_, P> {
     /// Sends a body to an audience: encoded once for each protocol, and fanned out over turns.
     /// To each receiver it comes in the order in which things were sent. Returns how many receivers
     /// there are: those that are up now.
+    ///
+    /// One turn does a bounded part of it, whatever is under way. A connection whose message made it is
+    /// not read while 64 broadcasts of messages are under way; more than 65 536 in all make the oldest be
+    /// given out at once. `docs/tuning.md` says what that costs.
     pub fn broadcast(&mut self, audience: Audience, body: impl Body) -> usize {
         let tag = body.tag().unwrap_or(0);
         self.state.broadcast(audience, tag, body.into_bytes())

@@ -354,6 +354,10 @@ impl<P: Protocol> Handle<P> {
 
     /// Sends a body to an audience: encoded once for each protocol, fanned out over turns.
     ///
+    /// While 64 broadcasts of handles are under way, the next one stays in the mailbox, and what is
+    /// posted after it, by any thread, waits behind it: a burst to many receivers takes as long as it
+    /// takes to give it out, and ends as `MailboxFull`.
+    ///
     /// # Errors
     ///
     /// The mailbox is full, or the reactor has stopped.

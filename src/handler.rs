@@ -285,7 +285,8 @@ pub enum Audience {
     AllBut(ConnId),
     /// The members of a group.
     Group(std::sync::Arc<str>),
-    /// Those for which the function says yes.
+    /// Those for which the function says yes. It is asked for every connection that is up, at once and on
+    /// the loop, whenever such a broadcast is made: for what is sent often a group costs less.
     Filter(Box<dyn FnMut(&Candidate<'_>) -> bool + Send>),
 }
 

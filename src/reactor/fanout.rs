@@ -6,6 +6,10 @@
 //! who is served next; that receiver is given all that the log has for it, in one go, as far as its
 //! queue has room. A broadcast leaves the log when it has no receiver left.
 //!
+//! Each receiver costs a number, and a broadcast under way costs its body, its frame for each protocol and
+//! some 150 bytes; one to a group or a filter also a list of ids, which those to the same group share until
+//! somebody comes or goes.
+//!
 //! Whatever else is sent to a connection makes it catch up with the log first, so that to each receiver
 //! everything comes in the order in which it was sent.
 
