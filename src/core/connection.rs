@@ -974,18 +974,18 @@ fn decode<P: Protocol>(
     buf: &[u8],
     config: &Config,
 ) -> Result<Decoded<P::Id>, DecodeError> {
-    match protocol.decode(buf, config.max_body)? {
+    let mut decoded = protocol.decode(buf, config.max_body)?;
+    match &mut decoded {
         Decoded::Need(total) => {
             // More than it was shown, or it would be asked the same again.
-            let total = total.max(buf.len().saturating_add(1));
-            if total > config.max_body.saturating_add(LARGE_FRAME) {
-                let (len, max) = (total as u64, config.max_body as u64);
+            *total = (*total).max(buf.len().saturating_add(1));
+            if *total > config.max_body.saturating_add(LARGE_FRAME) {
+                let (len, max) = (*total as u64, config.max_body as u64);
                 return Err(DecodeError::BodyTooLong { len, max });
             }
-            Ok(Decoded::Need(total))
         }
         Decoded::Frame { head, body, len } => {
-            if body.start > body.end || body.end > len || len == 0 {
+            if body.start > body.end || body.end > *len || *len == 0 {
                 return Err(DecodeError::Contract("a frame without bytes or a body outside of it"));
             }
             if protocol.has_hello() && greeting.is_done() == (head.kind == Kind::Hello) {
@@ -995,9 +995,9 @@ fn decode<P: Protocol>(
                     DecodeError::HelloMissing { found: head.kind }
                 });
             }
-            Ok(Decoded::Frame { head, body, len })
         }
     }
+    Ok(decoded)
 }
 
 /// The most bytes of pongs that wait for a peer which does not take them.
