@@ -65,8 +65,6 @@ pub(crate) struct Connection<P: Protocol, W, D> {
 
     greeting: Greeting,
     role: Role,
-    /// What the protocol says of itself, which is looked at for every message.
-    is_header_then_body: bool,
     /// The last request of the peer's that is handled.
     last_request: Option<P::Id>,
     /// What only a connection that comes to its end has.
@@ -163,7 +161,6 @@ pub(crate) enum CallRefusal {
 impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     pub(crate) fn new(protocol: P, role: Role, config: &Config, salt: u64, now: Moment) -> Self {
         let greeting = Greeting::new(&protocol, config);
-        let is_header_then_body = protocol.is_header_then_body();
         Self {
             protocol,
             read: ReadBuffer::default(),
@@ -173,7 +170,6 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             pushes: 0,
             greeting,
             role,
-            is_header_then_body,
             last_request: None,
             farewell: None,
             heartbeat: Heartbeat::new(now),
@@ -210,7 +206,11 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     /// Looks for a frame at the front of `buf`, which the decoder has not seen, or of which it asked for
     /// so much.
-    #[inline]
+    #[expect(
+        clippy::inline_always,
+        reason = "a call would carry the whole head through memory twice"
+    )]
+    #[inline(always)]
     pub(crate) fn decode(
         &mut self,
         buf: &[u8],
@@ -257,7 +257,8 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     }
 
     /// A whole frame arrived. What it is, as far as that needs no more than a look.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "a call is a tenth of what a small frame costs here")]
+    #[inline(always)]
     pub(crate) fn accept(&mut self, head: &Head<P::Id>) -> Incoming {
         if head.kind == Kind::Push || head.kind == Kind::Plain && self.talk.is_none() {
             self.counts.messages_in += 1;
@@ -494,12 +495,14 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         what: What,
         pool: &mut QueuePool,
     ) {
-        let (protocol, len) = (&mut self.protocol, body.as_slice().len());
+        let len = body.as_slice().len();
+        let is_plain = self.protocol.is_header_then_body();
+        let protocol = &mut self.protocol;
         let queue = self.out.get_or_insert_with(|| pool.take());
-        if what.is_push() && !self.is_header_then_body {
+        if what.is_push() && !is_plain {
             let encode = |body: &[u8], out: &mut Vec<u8>| protocol.encode(head, body, out);
             queue.push_transformed(what, head.tag, body, encode);
-        } else if len < SHARE_BYTES || !self.is_header_then_body {
+        } else if len < SHARE_BYTES || !is_plain {
             queue.push(what, head.tag, len, |out| protocol.encode(head, body.as_slice(), out));
         } else if body.is_shared() || len > LARGE_FRAME {
             let encode = |out: &mut Vec<u8>| protocol.encode_header(head, len, out);
@@ -518,7 +521,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         frame: &Bytes,
         pool: &mut QueuePool,
     ) {
-        let original = if self.is_header_then_body { None } else { Some(body) };
+        let original = if self.protocol.is_header_then_body() { None } else { Some(body) };
         let queue = self.out.get_or_insert_with(|| pool.take());
         queue.push_encoded(tag, body.len(), frame, original);
     }
@@ -967,7 +970,8 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 }
 
 /// Asks the decoder, and checks what it answers.
-#[inline]
+#[expect(clippy::inline_always, reason = "see `Connection::decode`")]
+#[inline(always)]
 fn decode<P: Protocol>(
     protocol: &mut P,
     greeting: &Greeting,
@@ -979,25 +983,25 @@ fn decode<P: Protocol>(
         Decoded::Need(total) => {
             // More than it was shown, or it would be asked the same again.
             *total = (*total).max(buf.len().saturating_add(1));
-            if *total > config.max_body.saturating_add(LARGE_FRAME) {
-                let (len, max) = (*total as u64, config.max_body as u64);
-                return Err(DecodeError::BodyTooLong { len, max });
-            }
+            check_len(*total, config)?;
         }
         Decoded::Frame { head, body, len } => {
             if body.start > body.end || body.end > *len || *len == 0 {
                 return Err(DecodeError::Contract("a frame without bytes or a body outside of it"));
             }
-            if protocol.has_hello() && greeting.is_done() == (head.kind == Kind::Hello) {
-                return Err(if greeting.is_done() {
-                    DecodeError::SecondHello
-                } else {
-                    DecodeError::HelloMissing { found: head.kind }
-                });
-            }
+            greeting.check(head.kind)?;
         }
     }
     Ok(decoded)
+}
+
+/// Refuses a frame that asks for more than the settings allow.
+fn check_len(total: usize, config: &Config) -> Result<(), DecodeError> {
+    if total > config.max_body.saturating_add(LARGE_FRAME) {
+        let (len, max) = (total as u64, config.max_body as u64);
+        return Err(DecodeError::BodyTooLong { len, max });
+    }
+    Ok(())
 }
 
 /// The most bytes of pongs that wait for a peer which does not take them.

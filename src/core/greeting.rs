@@ -8,17 +8,27 @@ use super::heartbeat::Rules;
 use crate::{
     config::Config,
     error::LimitBy,
-    protocol::{HeartbeatBy, Hello, Protocol},
+    protocol::{DecodeError, HeartbeatBy, Hello, Kind, Protocol},
 };
 
 /// A heartbeat is never faster than this, whatever idle timeout the peer names.
 const FASTEST: Duration = Duration::from_secs(1);
 
+/// The peer's hello.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Awaited {
+    /// The format has none.
+    Never,
+    /// It is the first frame.
+    First,
+    /// It came.
+    NoMore,
+}
+
 /// What is known of the peer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Greeting {
-    /// The peer's hello came, or the format has none.
-    is_done: bool,
+    hello: Awaited,
     /// The longest body that may be sent, and whether that is the peer's limit.
     max_body: u32,
     is_peers: bool,
@@ -33,7 +43,7 @@ impl Greeting {
     pub(crate) fn new(protocol: &impl Protocol, config: &Config) -> Self {
         let max_body = config.max_body.min(protocol.largest_body());
         Self {
-            is_done: !protocol.has_hello(),
+            hello: if protocol.has_hello() { Awaited::First } else { Awaited::Never },
             max_body: u32::try_from(max_body).unwrap_or(u32::MAX),
             is_peers: false,
             max_in_flight: u32::try_from(config.max_calls).unwrap_or(u32::MAX),
@@ -45,7 +55,7 @@ impl Greeting {
     /// The peer's hello came.
     pub(crate) const fn handle_hello(&mut self, hello: &Hello) {
         *self = Self {
-            is_done: true,
+            hello: Awaited::NoMore,
             max_body: if hello.max_body < self.max_body { hello.max_body } else { self.max_body },
             is_peers: hello.max_body < self.max_body,
             max_in_flight: hello.max_in_flight,
@@ -57,7 +67,17 @@ impl Greeting {
     /// Whether the peer's hello came, or there is none to wait for.
     #[inline]
     pub(crate) const fn is_done(&self) -> bool {
-        self.is_done
+        !matches!(self.hello, Awaited::First)
+    }
+
+    /// Checks that the first frame is a hello, and no other.
+    #[inline]
+    pub(crate) fn check(&self, kind: Kind) -> Result<(), DecodeError> {
+        match self.hello {
+            Awaited::First if kind != Kind::Hello => Err(DecodeError::HelloMissing { found: kind }),
+            Awaited::NoMore if kind == Kind::Hello => Err(DecodeError::SecondHello),
+            _ => Ok(()),
+        }
     }
 
     /// The longest body that may be sent.
@@ -83,7 +103,7 @@ impl Greeting {
     /// - A peer that does not probe by itself hears only what we send. What we receive from it says
     ///   nothing of that, so the probes come at each interval.
     pub(crate) fn rules(&self, own: Rules) -> Rules {
-        if !self.is_done {
+        if !self.is_done() {
             // The peer has its hello to send, within the time for that.
             return Rules { interval: None, ..own };
         }

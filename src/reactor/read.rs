@@ -320,23 +320,28 @@ impl<H: Handler, N: Net> Engine<H, N> {
             if slot.id != id || budget.messages == 0 || !slot.can_read() {
                 break Front::Waits(arrival.at);
             }
-            let (head, body) = match slot.link.decode(rest, &slot.profile.config) {
-                Ok(Decoded::Frame { head, body, len }) => match rest.split_at_checked(len) {
+            // Matched where it is: a head with a long id is not moved.
+            let decoded = slot.link.decode(rest, &slot.profile.config);
+            let (head, body) = match &decoded {
+                Ok(Decoded::Frame { head, body, len }) => match rest.split_at_checked(*len) {
                     Some((frame, behind)) => {
                         rest = behind;
-                        (head, &frame[body])
+                        (head, &frame[body.clone()])
                     }
-                    None => break Front::Frame(Frame { head, body, len }),
+                    None => {
+                        let (head, body) = (*head, body.clone());
+                        break Front::Frame(Frame { head, body, len: *len });
+                    }
                 },
-                Ok(Decoded::Need(total)) => break Front::Needs(total),
+                Ok(Decoded::Need(total)) => break Front::Needs(*total),
                 Err(error) => {
-                    self.state.close(id, CloseReason::Protocol(error));
+                    self.state.close(id, CloseReason::Protocol(error.clone()));
                     break Front::Waits(arrival.at);
                 }
             };
             budget.messages -= 1;
-            let incoming = slot.link.accept(&head);
-            self.handle_whole(incoming, &head, body, arrival, asked);
+            let incoming = slot.link.accept(head);
+            self.handle_whole(incoming, head, body, arrival, asked);
         };
         (bytes.len() - rest.len(), front)
     }

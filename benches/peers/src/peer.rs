@@ -104,6 +104,13 @@ pub fn all() -> Vec<Peer> {
             )
         },
         peer(
+            "longhaul_any",
+            "longhaul",
+            &["--protocol", "any"],
+            ECHO,
+            "longhaul on `tcpstream`, chosen at run time with `Any`",
+        ),
+        peer(
             "longhaul_spin",
             "longhaul",
             &["--busy-poll", "100"],

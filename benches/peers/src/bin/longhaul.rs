@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use clap::{Parser, ValueEnum};
 use longhaul::{
     Audience, Config, Conn, Handler, Message, ReactorBuilder,
-    protocol::{Native, Protocol, Tcpstream},
+    protocol::{Any, Native, Protocol, Tcpstream},
 };
 use peers::serve::{Idle, announce};
 
@@ -32,6 +32,8 @@ struct Args {
 enum Format {
     Tcpstream,
     Native,
+    /// `tcpstream`, chosen at run time
+    Any,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -41,6 +43,8 @@ fn main() -> anyhow::Result<()> {
         (Format::Tcpstream, true) => serve(&args, Tcpstream, Broadcast(Tcpstream)),
         (Format::Native, false) => serve(&args, Native, Echo(Native)),
         (Format::Native, true) => serve(&args, Native, Broadcast(Native)),
+        (Format::Any, false) => serve(&args, Any::from(Tcpstream), Echo(Any::from(Tcpstream))),
+        (Format::Any, true) => serve(&args, Any::from(Tcpstream), Broadcast(Any::from(Tcpstream))),
     }
 }
 
