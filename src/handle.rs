@@ -355,8 +355,7 @@ impl<P: Protocol> Handle<P> {
     /// Sends a body to an audience: encoded once for each protocol, fanned out over turns.
     ///
     /// While 64 broadcasts of handles are under way, the next one stays in the mailbox, and what is
-    /// posted after it, by any thread, waits behind it: a burst to many receivers takes as long as it
-    /// takes to give it out, and ends as `MailboxFull`.
+    /// posted after it, by any thread, waits behind it. A mailbox that is full meanwhile refuses more.
     ///
     /// # Errors
     ///

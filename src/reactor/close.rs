@@ -222,10 +222,11 @@ impl<H: Handler, N: Net> Engine<H, N> {
         if slot.link.has_output() {
             return;
         }
-        if slot.phase == Phase::Draining {
-            // It was up so far, and gets what was broadcast meanwhile.
-            self.state.catch_up(id);
+        if slot.phase == Phase::Open {
+            return;
         }
+        // Who drains was up so far, and gets what was broadcast meanwhile.
+        self.state.catch_up(id);
         let Some(slot) = self.state.get_mut(id) else { return };
         if slot.link.has_output() {
             return;

@@ -152,22 +152,15 @@ pub(crate) struct Group {
     listed: Option<(u64, Arc<[ConnId]>)>,
 }
 
-/// How much may be done for a receiver at a time.
+/// How much may still be done.
 #[derive(Clone, Copy, Debug)]
 struct Share {
-    /// The number of the first broadcast that is not its to have.
+    /// The number of the first broadcast that is not to be given out.
     until: u64,
     deliveries: usize,
     looks: usize,
-    /// Whether it stops above the high watermark.
+    /// Whether each receiver stops above its high watermark.
     is_gentle: bool,
-}
-
-/// What was done of it.
-#[derive(Clone, Copy, Debug, Default)]
-struct Done {
-    deliveries: usize,
-    looks: usize,
 }
 
 impl Share {
@@ -176,11 +169,17 @@ impl Share {
         Self { until, deliveries: usize::MAX, looks: usize::MAX, is_gentle: false }
     }
 
-    const fn spend(&mut self, done: Done) {
-        self.deliveries = self.deliveries.saturating_sub(done.deliveries);
-        self.looks = self.looks.saturating_sub(done.looks);
+    /// The deliveries that were made of all that there is.
+    const fn delivered(&self) -> usize {
+        usize::MAX - self.deliveries
     }
 
+    #[inline]
+    const fn look(&mut self) {
+        self.looks = self.looks.saturating_sub(1);
+    }
+
+    #[inline]
     const fn is_spent(&self) -> bool {
         self.deliveries == 0 || self.looks == 0
     }
@@ -420,21 +419,21 @@ impl<P: Protocol> State<P> {
 
     /// Serves all that are left of the oldest broadcast, and of no other.
     fn fan_out_oldest(&mut self) {
-        let share = Share::unbounded(self.fanouts.first + 1);
+        let mut share = Share::unbounded(self.fanouts.first + 1);
         let gone: Vec<_> = self.fanouts.gone.keys().copied().collect();
         for id in gone {
-            self.give_up_broadcasts(id, share);
+            self.give_up_broadcasts(id, &mut share);
         }
         match self.fanouts.log.front().map(|fanout| &fanout.to) {
             Some(Receivers::Only(list)) => {
                 for id in list.clone().iter() {
-                    self.serve(*id, share);
+                    self.serve(*id, &mut share);
                 }
             }
             Some(_) => {
                 for slot in 0..self.fanouts.heard.len() {
                     if self.fanouts.heard[slot] < share.until {
-                        self.serve(self.slots[slot].id, share);
+                        self.serve(self.slots[slot].id, &mut share);
                     }
                 }
             }
@@ -454,45 +453,65 @@ impl<P: Protocol> State<P> {
         while !share.is_spent()
             && let Some((&id, _)) = self.fanouts.gone.first_key_value()
         {
-            share.spend(self.give_up_broadcasts(id, share));
+            self.give_up_broadcasts(id, &mut share);
         }
         // Nobody is served twice in a turn: between two goes there is a write.
         let mut walked = 0;
         while !share.is_spent() {
             self.fanouts.drop_finished();
-            let Fanouts { log, heard, walk, .. } = &mut self.fanouts;
-            let Some(oldest) = log.front_mut() else { break };
-            if let Receivers::Only(list) = &oldest.to {
-                let Some(&id) = list.get(oldest.next) else {
-                    oldest.next = 0;
-                    break;
-                };
-                let done = self.serve(id, share);
-                share.spend(done);
-                share.spend(Done { looks: 1, deliveries: 0 });
-                if !share.is_spent()
-                    && let Some(oldest) = self.fanouts.log.front_mut()
-                {
-                    oldest.next += 1;
-                }
-                continue;
-            }
-            if walked >= heard.len() {
+            let Some(oldest) = self.fanouts.log.front() else { break };
+            let goes_on = match &oldest.to {
+                Receivers::Only(_) => self.serve_next_of_list(&mut share),
+                _ => self.serve_next_slots(&mut share, &mut walked),
+            };
+            if !goes_on {
                 break;
-            }
-            *walk = if *walk < heard.len() { *walk } else { 0 };
-            if heard[*walk] < share.until {
-                let id = self.slots[*walk].id;
-                share.spend(self.serve(id, share));
-            }
-            share.spend(Done { looks: 1, deliveries: 0 });
-            if !share.is_spent() {
-                walked += 1;
-                self.fanouts.walk += 1;
             }
         }
         self.fanouts.drop_finished();
         self.release_held();
+    }
+
+    /// Serves the next one in the list of the oldest broadcast; false if its end is reached.
+    fn serve_next_of_list(&mut self, share: &mut Share) -> bool {
+        let Some(oldest) = self.fanouts.log.front_mut() else { return false };
+        let Receivers::Only(list) = &oldest.to else { return false };
+        let Some(&id) = list.get(oldest.next) else {
+            oldest.next = 0;
+            return false;
+        };
+        self.serve(id, share);
+        share.look();
+        if !share.is_spent()
+            && let Some(oldest) = self.fanouts.log.front_mut()
+        {
+            oldest.next += 1;
+        }
+        true
+    }
+
+    /// Serves the next ones of all, until the oldest broadcast has no receiver left or the share is spent;
+    /// false if all slots were `walked` in this turn.
+    fn serve_next_slots(&mut self, share: &mut Share, walked: &mut usize) -> bool {
+        while self.fanouts.log.front().is_some_and(|oldest| oldest.left > 0) {
+            if *walked >= self.fanouts.heard.len() {
+                return false;
+            }
+            if self.fanouts.walk >= self.fanouts.heard.len() {
+                self.fanouts.walk = 0;
+            }
+            let slot = self.fanouts.walk;
+            if self.fanouts.heard[slot] < share.until {
+                self.serve(self.slots[slot].id, share);
+            }
+            share.look();
+            if share.is_spent() {
+                break;
+            }
+            *walked += 1;
+            self.fanouts.walk += 1;
+        }
+        true
     }
 
     /// Serves this connection from every broadcast that has not come to it.
@@ -505,10 +524,10 @@ impl<P: Protocol> State<P> {
 
     #[cold]
     fn catch_up_now(&mut self, id: ConnId) {
-        let share = Share::unbounded(self.fanouts.end());
-        let served = self.serve(id, share);
-        let kept = self.give_up_broadcasts(id, share);
-        self.fanouts.catch_ups += served.deliveries + kept.deliveries;
+        let mut share = Share::unbounded(self.fanouts.end());
+        self.serve(id, &mut share);
+        self.give_up_broadcasts(id, &mut share);
+        self.fanouts.catch_ups += share.delivered();
         if self.fanouts.is_step_over()
             && self.fanouts.source == Source::Message
             && let Some(id) = self.serving
@@ -519,41 +538,31 @@ impl<P: Protocol> State<P> {
     }
 
     /// Serves a connection, if it is up, from the broadcasts that it has not got.
-    fn serve(&mut self, id: ConnId, share: Share) -> Done {
-        let mut done = Done::default();
-        while let Some(number) = self.push_broadcasts(id, share, &mut done) {
+    fn serve(&mut self, id: ConnId, share: &mut Share) {
+        while let Some(number) = self.push_broadcasts(id, share) {
             self.serve_otherwise(id, number);
         }
-        done
     }
 
     /// Queues broadcasts for a connection until its share is spent, or there are no more. The number of
     /// one that can't be queued, if that ends it.
-    fn push_broadcasts(&mut self, id: ConnId, share: Share, done: &mut Done) -> Option<u64> {
+    fn push_broadcasts(&mut self, id: ConnId, share: &mut Share) -> Option<u64> {
         let Self { slots, fanouts, pool, stats, dirty, .. } = self;
         let slot = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id)?;
         let heard = fanouts.heard.get_mut(id.slot() as usize)?;
         // What is behind nobody's place is above every share.
         *heard = (*heard).max(fanouts.first);
-        let config = &slot.profile.config;
-        let (high, limit) = (config.high_watermark, config.hard_limit);
-        let limit = if share.is_gentle {
-            let more = BYTES_ABOVE_HIGH.min(limit.saturating_sub(high) / 4);
-            high.max(slot.link.queued_cost() + more)
-        } else {
-            usize::MAX
-        };
+        let queued = slot.link.queued_cost();
         // Broadcasts that follow each other often have the same list.
         let mut last_list: Option<(*const ConnId, bool)> = None;
         let mut stuck = None;
-        let before = done.deliveries;
-        while *heard < share.until
-            && done.deliveries < share.deliveries
-            && done.looks < share.looks
-            && slot.link.queued_cost() <= limit
-        {
+        let mut pushed = 0;
+        while *heard < share.until && !share.is_spent() {
+            if pushed > 0 && share.is_gentle && is_above(slot, queued) {
+                break;
+            }
             let fanout = &mut fanouts.log[place(*heard, fanouts.first)];
-            done.looks += 1;
+            share.look();
             let is_included = match (&fanout.to, last_list) {
                 (Receivers::All, _) => true,
                 (Receivers::Only(list), Some((latest, known))) if latest == list.as_ptr() => known,
@@ -568,7 +577,7 @@ impl<P: Protocol> State<P> {
                 *heard += 1;
                 continue;
             }
-            done.deliveries += 1;
+            share.deliveries -= 1;
             if slot.must_keep() || !slot.has_room(fanout.body.len()) {
                 stuck = Some(*heard);
                 break;
@@ -580,10 +589,9 @@ impl<P: Protocol> State<P> {
             };
             *heard += 1;
             fanout.left -= 1;
+            pushed += 1;
             slot.link.push_encoded(fanout.tag, &fanout.body, frame, pool);
         }
-        let tried = done.deliveries - before;
-        let pushed = tried - usize::from(stuck.is_some());
         #[cfg(test)]
         {
             fanouts.deliveries += pushed;
@@ -615,18 +623,14 @@ impl<P: Protocol> State<P> {
 
     /// What a connection that went has not got is kept for it, where it is dialled and comes back, or
     /// reported.
-    fn give_up_broadcasts(&mut self, id: ConnId, share: Share) -> Done {
-        let mut done = Done::default();
-        let Some(Range { start, end }) = self.fanouts.gone.remove(&id) else { return done };
+    fn give_up_broadcasts(&mut self, id: ConnId, share: &mut Share) {
+        let Some(Range { start, end }) = self.fanouts.gone.remove(&id) else { return };
         let mut number = start.max(self.fanouts.first);
-        while number < end.min(share.until)
-            && done.deliveries < share.deliveries
-            && done.looks < share.looks
-        {
-            done.looks += 1;
+        while number < end.min(share.until) && !share.is_spent() {
+            share.look();
             let fanout = &self.fanouts.log[place(number, self.fanouts.first)];
             if fanout.to.include(id) {
-                done.deliveries += 1;
+                share.deliveries -= 1;
                 let message = fanout.message();
                 self.fanouts.tick_off(number);
                 let must_keep = self.get(id).is_some_and(Slot::must_keep);
@@ -637,7 +641,6 @@ impl<P: Protocol> State<P> {
         if number < end {
             self.fanouts.gone.insert(id, number..end);
         }
-        done
     }
 
     /// A message that can't be queued now comes behind what was kept for the connection, if it has a
@@ -701,6 +704,13 @@ impl<P: Protocol> State<P> {
             }
         }
     }
+}
+
+/// Whether a receiver that had so much queued before was given enough for now.
+fn is_above<P: Protocol>(slot: &Slot<P>, queued: usize) -> bool {
+    let (high, most) = (slot.profile.config.high_watermark, slot.profile.config.hard_limit);
+    let more = BYTES_ABOVE_HIGH.min(most.saturating_sub(high) / 4);
+    slot.link.queued_cost() > high.max(queued + more)
 }
 
 impl<P: Protocol> Fanout<P> {
