@@ -758,21 +758,18 @@ impl<P: Protocol> State<P> {
     /// connections that have not come to it.
     pub(crate) fn check_fanouts(&self) {
         let Fanouts { log, heard, gone, first, .. } = &self.fanouts;
-        let up = |slot: &Slot<P>| {
-            let heard = heard.get(slot.id.slot() as usize).copied().unwrap_or(NOBODY);
-            assert_eq!(
-                slot.is_up(),
-                heard != NOBODY,
-                "up, and it is not known how far it has come"
-            );
-            slot.is_up().then_some((slot.id, heard))
-        };
-        let up: Vec<_> = self.slots.iter().filter_map(|(_, slot)| up(slot)).collect();
-        assert_eq!(self.fanouts.up, up.len());
-        assert_eq!(heard.iter().filter(|heard| **heard != NOBODY).count(), up.len());
+        let heard_of = |slot: &Slot<P>| heard.get(slot.id.slot() as usize).copied();
+        let up = || self.slots.iter().map(|(_, slot)| slot).filter(|slot| slot.is_up());
+        for (_, slot) in &self.slots {
+            let is_known = heard_of(slot).unwrap_or(NOBODY) != NOBODY;
+            assert_eq!(slot.is_up(), is_known, "up, and it is not known how far it has come");
+        }
+        assert_eq!(self.fanouts.up, up().count());
+        assert_eq!(heard.iter().filter(|heard| **heard != NOBODY).count(), self.fanouts.up);
         for (fanout, number) in log.iter().zip(*first..) {
             let to = |id: &ConnId| fanout.to.include(*id);
-            let left = up.iter().filter(|(id, heard)| *heard <= number && to(id)).count()
+            let is_left = |slot: &&Slot<P>| heard_of(slot) <= Some(number) && to(&slot.id);
+            let left = up().filter(is_left).count()
                 + gone.iter().filter(|(id, range)| range.contains(&number) && to(id)).count();
             assert_eq!(fanout.left, left, "receivers left");
         }

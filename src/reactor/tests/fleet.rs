@@ -21,6 +21,13 @@ pub(super) struct Node<H: Handler> {
 }
 
 impl<H: Handler> Node<H> {
+    /// Whether a turn has something to do.
+    fn is_due(&self, world: &SimWorld) -> bool {
+        world.is_due(self.host)
+            || self.engine.has_post()
+            || self.engine.next_deadline().is_some_and(|at| at <= world.now())
+    }
+
     const fn runs(&self) -> bool {
         !self.engine.is_stopped() && self.away_until.is_none()
     }
@@ -30,6 +37,7 @@ impl<H: Handler> Node<H> {
 pub(super) struct Fleet<H: Handler> {
     pub(super) world: SimWorld,
     pub(super) nodes: Vec<Node<H>>,
+    steps: u32,
     /// Turns since the time went on.
     standing: u32,
     /// Whether the invariants are checked after each turn, which costs as much as there are slots.
@@ -43,11 +51,15 @@ pub(super) struct Fleet<H: Handler> {
 /// Turns at one moment after which nothing can be happening any more but a spin.
 const SPIN: u32 = 1_000_000;
 
+/// One step in so many is a turn for all, whether they have something to do or not.
+const IDLE_TURN: u32 = 8;
+
 impl<H: Handler> Fleet<H> {
     pub(super) fn new(world: SimWorld) -> Self {
         Self {
             world,
             nodes: Vec::new(),
+            steps: 0,
             standing: 0,
             is_checked: true,
             verdicts: Verdicts::default(),
@@ -95,8 +107,11 @@ impl<H: Handler> Fleet<H> {
     /// due before that.
     fn step(&mut self, end: Moment) -> bool {
         self.call_back(false);
+        self.steps += 1;
+        // Now and then one whose poll returns for nothing.
+        let is_idle_turn = self.steps.is_multiple_of(IDLE_TURN);
         for node in &mut self.nodes {
-            if node.runs() {
+            if node.runs() && (is_idle_turn || node.is_due(&self.world)) {
                 node.engine.turn(Some(Duration::ZERO)).expect("the simulated poll does not fail");
                 if self.is_checked {
                     node.engine.check();

@@ -5,7 +5,10 @@ use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
     io, mem,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{self, AtomicBool},
+    },
     time::{Duration, Instant},
 };
 
@@ -72,6 +75,14 @@ pub(super) struct Host {
     pub(super) leaks: usize,
     /// Leaks since the last poll: none if the whole process turns out to end.
     pub(super) recent_leaks: usize,
+}
+
+impl Host {
+    /// Whether a poll would return at once.
+    pub(super) fn is_due(&self) -> bool {
+        let is_woken = || self.woken.load(atomic::Ordering::Acquire);
+        self.is_alive && !self.is_paused && (!self.ready.is_empty() || is_woken())
+    }
 }
 
 pub(super) struct Listener {
@@ -256,11 +267,7 @@ impl State {
 
     /// When something happens next: now, if a host that runs has something to hear of.
     pub(super) fn next(&self) -> Option<Nanos> {
-        let is_due = |host: &Host| {
-            let is_woken = || host.woken.load(std::sync::atomic::Ordering::Acquire);
-            host.is_alive && !host.is_paused && (!host.ready.is_empty() || is_woken())
-        };
-        if self.hosts.iter().any(is_due) {
+        if self.hosts.iter().any(Host::is_due) {
             return Some(self.now);
         }
         self.agenda.peek().map(|Reverse(due)| due.at.max(self.now))

@@ -121,6 +121,11 @@ impl SimWorld {
         self.state().hosts[host.0].is_paused = is_paused;
     }
 
+    /// Whether a poll of the host would return at once.
+    pub(crate) fn is_due(&self, host: HostId) -> bool {
+        self.state.borrow().hosts[host.0].is_due()
+    }
+
     /// Whether the host's waker was called since its last poll.
     pub(crate) fn is_woken(&self, host: HostId) -> bool {
         self.state.borrow().hosts[host.0].woken.load(Ordering::Acquire)
