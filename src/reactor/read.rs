@@ -323,16 +323,14 @@ impl<H: Handler, N: Net> Engine<H, N> {
             // Matched where it is: a head with a long id is not moved.
             let decoded = slot.link.decode(rest, &slot.profile.config);
             let (head, body) = match &decoded {
-                Ok(Decoded::Frame { head, body, len }) => match rest.split_at_checked(*len) {
-                    Some((frame, behind)) => {
-                        rest = behind;
-                        (head, &frame[body.clone()])
-                    }
-                    None => {
+                Ok(Decoded::Frame { head, body, len }) => {
+                    let Some((frame, behind)) = rest.split_at_checked(*len) else {
                         let (head, body) = (*head, body.clone());
                         break Front::Frame(Frame { head, body, len: *len });
-                    }
-                },
+                    };
+                    rest = behind;
+                    (head, &frame[body.clone()])
+                }
                 Ok(Decoded::Need(total)) => break Front::Needs(*total),
                 Err(error) => {
                     self.state.close(id, CloseReason::Protocol(error.clone()));
