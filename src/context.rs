@@ -100,7 +100,7 @@ impl<P: Protocol> Context<'_, P> {
             return Err(Error::Stopped);
         }
         self.state.find_slot()?;
-        Ok(self.dial(target, protocol, config))
+        self.dial(target, protocol, config)
     }
 
     /// Listens with the default protocol and settings; see [`listen_with`](Self::listen_with).
@@ -139,7 +139,8 @@ impl<P: Protocol> Context<'_, P> {
             };
             match self.open_listener(protocol, config, bind) {
                 Ok(listening) => return Ok(listening),
-                Err(error) => last = named(addr, &error),
+                Err(Error::Io(error)) => last = named(addr, &error),
+                Err(error) => return Err(error),
             }
         }
         Err(last.into())
@@ -163,7 +164,7 @@ impl<P: Protocol> Context<'_, P> {
         let adopt = |sockets: &mut dyn Sockets, id, options: &ListenOptions| {
             sockets.adopt_listener(id, BroughtListener::System(listener), options)
         };
-        Ok(self.open_listener(protocol, config, adopt)?)
+        self.open_listener(protocol, config, adopt)
     }
 
     /// Takes over a stream that is connected already; it counts as accepted and is never redialled.
@@ -190,7 +191,7 @@ impl<P: Protocol> Context<'_, P> {
         if !self.state.is_running() {
             return Err(Error::Stopped);
         }
-        Ok(self.take_over(stream, protocol, config)?)
+        self.take_over(stream, protocol, config)
     }
 
     /// Stops listening; what was accepted stays. False if there is no such listener.

@@ -362,7 +362,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     }
 
     fn handle_ping(&mut self, head: &Head<P::Id>, body: &[u8], pool: &mut QueuePool, now: Moment) {
-        if self.protocol.heartbeat() == HeartbeatBy::Dialler && self.role == Role::Dialled {
+        if self.greeting.heartbeat_by() == HeartbeatBy::Dialler && self.role == Role::Dialled {
             self.handle_pong(now);
             return;
         }
@@ -572,10 +572,8 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     /// Answers that wait for those before them.
     #[inline]
     pub(crate) fn held(&self) -> Held {
-        match &self.talk {
-            Some(talk) if self.is_in_order() => talk.requests.held(),
-            _ => Held::default(),
-        }
+        // The protocol is not asked: this is looked at where no connection is served.
+        self.talk.as_ref().map_or_else(Held::default, |talk| talk.requests.held())
     }
 
     /// Queues an error as the answer to a request; `place` as for [`push_answer`](Self::push_answer).
@@ -956,7 +954,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     /// Our rules, as the settings have them.
     fn own_rules(&self, config: &Config) -> Rules {
-        own_rules(&self.protocol, self.role == Role::Dialled, config)
+        own_rules(self.greeting.heartbeat_by(), self.role == Role::Dialled, config)
     }
 
     /// Our rules, faster where the peer would otherwise give us up.

@@ -174,9 +174,14 @@ const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0
 
 impl<P: Protocol> Context<'_, P> {
     /// Makes a dialled connection and starts its first round.
-    pub(crate) fn dial(&mut self, target: Target, protocol: &P, config: &Config) -> ConnId {
-        let profile = self.state.profiles.get(protocol, config);
-        let id = self.state.insert(profile, Role::Dialled, Phase::Resolving, NOWHERE);
+    pub(crate) fn dial(
+        &mut self,
+        target: Target,
+        protocol: &P,
+        config: &Config,
+    ) -> Result<ConnId, Error> {
+        let (profile, _) = self.state.profile(protocol, config)?;
+        let id = self.state.insert(profile, Role::Dialled, Phase::Resolving, NOWHERE)?;
         let dial = Dial {
             target,
             addrs: Vec::new(),
@@ -195,7 +200,7 @@ impl<P: Protocol> Context<'_, P> {
             self.state.publish(id);
         }
         self.start_round(id);
-        id
+        Ok(id)
     }
 
     /// A new round: finds the addresses.

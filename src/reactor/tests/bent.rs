@@ -37,6 +37,9 @@ pub(super) enum At {
     Encode(Kind),
     Hello,
     PushId,
+    LargestBody,
+    Handled,
+    Compare,
 }
 
 thread_local! {
@@ -69,7 +72,7 @@ pub(super) fn frame(kind: Kind, id: u64, millis: u32, body: &[u8]) -> Vec<u8> {
 }
 
 /// The format of such a side.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) struct Bent(pub(super) Bend);
 
 impl Bent {
@@ -85,6 +88,13 @@ impl Clone for Bent {
     fn clone(&self) -> Self {
         self.come_to(At::Clone);
         Self(self.0)
+    }
+}
+
+impl PartialEq for Bent {
+    fn eq(&self, other: &Self) -> bool {
+        self.come_to(At::Compare);
+        self.0 == other.0
     }
 }
 
@@ -125,6 +135,7 @@ impl Protocol for Bent {
     }
 
     fn largest_body(&self) -> usize {
+        self.come_to(At::LargestBody);
         if self.0 == Bend::Short { 255 } else { Native.largest_body() }
     }
 
@@ -150,6 +161,7 @@ impl Protocol for Bent {
     }
 
     fn may_be_handled(&self, id: &u64, last: &u64) -> bool {
+        self.come_to(At::Handled);
         Native.may_be_handled(id, last)
     }
 
