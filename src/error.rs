@@ -634,7 +634,7 @@ pub struct CloseReport {
     pub unsent_bytes: u64,
     /// How many calls of ours ended with it; each was told so.
     pub calls: u64,
-    /// How many deferred requests of the peer's were not answered.
+    /// How many deferred requests of the peer's were not answered; those that it had cancelled aside.
     pub requests: u64,
     /// When a dialled connection will be tried again, counted from now; `None`: never.
     pub redial_in: Option<Duration>,
@@ -673,7 +673,7 @@ pub struct DrainReport {
     pub unsent_bytes: u64,
     /// Calls of ours that ended without an answer.
     pub calls: u64,
-    /// Deferred requests that were not answered.
+    /// Deferred requests that were not answered; those that their peer had cancelled aside.
     pub requests: u64,
 }
 

@@ -116,7 +116,7 @@ pub(crate) enum Route<W, D> {
     Message,
     /// It ends a call, with its body as the reply or, where there is one, with this error.
     Ended(Pending<W>, Option<RemoteError>),
-    /// It cancels a request of the peer's that is in flight.
+    /// It cancels a request of the peer's that is in flight, for the first time.
     Cancelled(D),
     /// The peer takes no new requests, with this reason. `excludes`: it handles fewer of ours than it
     /// said before.
@@ -274,7 +274,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     #[inline]
     fn begin_request(&mut self, id: P::Id) -> bool {
         self.counts.messages_in += 1;
-        if self.talk.as_ref().is_some_and(|talk| talk.requests.get(&id).is_some()) {
+        if self.talk.as_ref().is_some_and(|talk| talk.requests.contains(&id)) {
             return false;
         }
         if !self.farewell.as_ref().is_some_and(|farewell| farewell.is_final()) {
@@ -328,13 +328,10 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
                 }
                 Ok(Route::Done)
             }
-            Kind::Cancel => Ok(match &self.talk {
-                Some(talk) => talk
-                    .requests
-                    .get(&head.id)
-                    .map_or(Route::Done, |deferred| Route::Cancelled(deferred.clone())),
-                None => Route::Done,
-            }),
+            Kind::Cancel => {
+                let deferred = self.talk.as_mut().and_then(|talk| talk.requests.cancel(&head.id));
+                Ok(deferred.cloned().map_or(Route::Done, Route::Cancelled))
+            }
             Kind::Goaway => {
                 let Self { protocol, farewell, .. } = self;
                 let is_lower = |before: &P::Id| !protocol.may_be_handled(before, &head.id);
@@ -841,6 +838,11 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         self.talk.as_ref().map_or(0, |talk| talk.requests.len())
     }
 
+    /// Requests in flight for whose answers the peer waits; those that it has cancelled aside.
+    pub(crate) fn requests_awaited(&self) -> usize {
+        self.talk.as_ref().map_or(0, |talk| talk.requests.awaited())
+    }
+
     /// Takes every request in flight: the epoch is over.
     pub(crate) fn take_requests(&mut self) -> Vec<D> {
         self.talk.as_mut().map_or_else(Vec::new, |talk| talk.requests.drain().collect())
@@ -948,7 +950,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     /// When we leave a peer that said goaway and does not close.
     fn leave_by(&self, config: &Config) -> Option<Moment> {
         let is_in_flight =
-            self.calls_in_flight() > 0 || self.requests_in_flight() > 0 || self.has_output();
+            self.calls_in_flight() > 0 || self.requests_awaited() > 0 || self.has_output();
         self.farewell.as_ref()?.leave_by(is_in_flight, config)
     }
 

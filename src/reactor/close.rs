@@ -240,7 +240,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         if slot.link.has_output() {
             return;
         }
-        let is_idle = slot.link.requests_in_flight() == 0
+        let is_idle = slot.link.requests_awaited() == 0
             && slot.link.calls_in_flight() == 0
             && (slot.io.is_eof() || !slot.link.is_noticed());
         match slot.phase {

@@ -75,7 +75,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             return;
         }
         let held = slot.link.held();
-        let requests = (slot.link.requests_in_flight() - held.messages) as u64;
+        let requests = (slot.link.requests_awaited() - held.messages) as u64;
         for is_cancelled in slot.link.take_requests() {
             is_cancelled.store(true, std::sync::atomic::Ordering::Release);
         }

@@ -1,14 +1,14 @@
 //! How connections end, and what is told of it.
 
-use std::time::Duration;
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use super::{
-    bent::{Bend, bent_pair, raw},
+    bent::{Bend, bent_pair, frame, raw},
     script::{SERVER, Script, accepted, call, pair},
 };
 use crate::{
-    CallError, Config, Fate, Incident, ReactorBuilder, Reconnect,
-    protocol::{Hello, Native, Protocol},
+    CallError, Config, Fate, Incident, ReactorBuilder, Reconnect, SendError,
+    protocol::{Hello, Kind, Native, Protocol},
     reactor::{net::sim::SimWorld, slot::Phase, tests::fleet::Fleet},
 };
 
@@ -227,6 +227,67 @@ fn peer_that_says_goaway_and_stays_is_left_when_nothing_is_in_flight() {
     fleet.run_for(200 * LONG);
     assert_eq!(log.count("disconnect the peer went away"), 1, "{:?}", log.take());
     assert_eq!(log.count("connect 2"), 1);
+}
+
+#[test]
+fn drain_does_not_wait_for_a_request_that_its_caller_has_cancelled() {
+    for is_cancelled_first in [true, false] {
+        let world = SimWorld::new(1);
+        let ((mut server, seen), (client, log)) = (Script::noting(), Script::noting());
+        let kept = Rc::new(RefCell::new(Vec::new()));
+        let keep = kept.clone();
+        server.on_message =
+            Box::new(move |conn, msg| keep.borrow_mut().push(conn.defer(&msg).unwrap()));
+        let mut config = Config::new();
+        config.close_timeout(LONG).reconnect(Reconnect::never());
+        let (mut fleet, conn) = pair(&world, server, client, &config);
+        let held = call(&mut fleet.nodes[1].engine.context().conn(conn).unwrap(), "held", LONG);
+        fleet.run_for(SECOND);
+        let at_server = accepted(&mut fleet);
+        if !is_cancelled_first {
+            fleet.handle(0).drain(at_server);
+            fleet.run_for(SECOND);
+            assert_eq!(seen.count("disconnect"), 0, "the caller still waits");
+        }
+        let mut cx = fleet.nodes[1].engine.context();
+        cx.conn(conn).unwrap().cancel_call(held.unwrap());
+        fleet.run_for(SECOND);
+        assert_eq!(seen.count("cancel"), 1);
+        if is_cancelled_first {
+            let mut cx = fleet.nodes[0].engine.context();
+            let stats = cx.conn(at_server).unwrap().conn_stats();
+            assert_eq!(stats.requests_in_flight, 1, "its answer is still being made");
+            fleet.handle(0).drain(at_server);
+            fleet.run_for(SECOND);
+        }
+        assert_eq!(seen.lines("disconnect"), ["disconnect closed"], "and nothing was cut");
+        assert_eq!(log.count("disconnect"), 1);
+        let late = kept.take().pop().unwrap().reply("late").unwrap_err();
+        assert_eq!(late.take_back().err(), Some(SendError::Closed));
+        assert!(fleet.stop());
+        fleet.assert_empty();
+    }
+}
+
+#[test]
+fn peer_that_said_goaway_is_left_when_it_has_cancelled_all_that_it_asked() {
+    let world = SimWorld::new(1);
+    let ((server, _), (mut client, log)) = (Script::noting(), Script::noting());
+    let mut kept = Vec::new();
+    client.on_message = Box::new(move |conn, msg| kept.push(conn.defer(&msg).unwrap()));
+    let mut config = Config::new();
+    config.close_timeout(5 * SECOND).reconnect(Reconnect::never());
+    let bends = [Bend::Nothing; 2];
+    let (mut fleet, _) = bent_pair(&world, bends, [server, client], &config);
+    let at_server = accepted(&mut fleet);
+    let mut cx = fleet.nodes[0].engine.context();
+    let mut conn = cx.conn(at_server).unwrap();
+    let held = call(&mut conn, "held", LONG).unwrap();
+    conn.send(raw(&frame(Kind::Goaway, u64::MAX, 0, b""))).unwrap();
+    fleet.run_for(SECOND);
+    fleet.nodes[0].engine.context().conn(at_server).unwrap().cancel_call(held);
+    fleet.run_for(10 * SECOND);
+    assert_eq!(log.count("disconnect the peer went away"), 1, "{:?}", log.take());
 }
 
 #[test]
