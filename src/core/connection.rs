@@ -989,6 +989,9 @@ fn decode<P: Protocol>(
             if body.start > body.end || body.end > *len || *len == 0 {
                 return Err(DecodeError::Contract("a frame without bytes or a body outside of it"));
             }
+            if *len > config.max_body {
+                check_long(head.kind, body.len(), *len, config)?;
+            }
             greeting.check(head.kind)?;
         }
     }
@@ -1002,6 +1005,18 @@ fn check_len(total: usize, config: &Config) -> Result<(), DecodeError> {
         return Err(DecodeError::BodyTooLong { len, max });
     }
     Ok(())
+}
+
+/// Whether a frame that is longer than the longest body may be taken. The format has its own look at the
+/// body; one of the application's may not.
+#[cold]
+fn check_long(kind: Kind, body_len: usize, len: usize, config: &Config) -> Result<(), DecodeError> {
+    let is_message = matches!(kind, Kind::Push | Kind::Request | Kind::Reply | Kind::Plain);
+    if is_message && body_len > config.max_body {
+        let (len, max) = (body_len as u64, config.max_body as u64);
+        return Err(DecodeError::BodyTooLong { len, max });
+    }
+    check_len(len, config)
 }
 
 /// The most bytes of pongs that wait for a peer which does not take them.

@@ -107,8 +107,11 @@ pub trait Protocol: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// The bytes can't be a frame, or declare a body of more than `max_body` bytes. The connection
-    /// then closes with the error as its reason. It also closes when `Need` asks for more than 64 KiB
-    /// above `max_body`.
+    /// then closes with the error as its reason.
+    ///
+    /// The caller checks `max_body`, too, and closes the connection as
+    /// [`BodyTooLong`](DecodeError::BodyTooLong): where the body of a message is longer, and where a frame,
+    /// or what `Need` asks for, is more than 64 KiB above it.
     fn decode(&mut self, buf: &[u8], max_body: usize) -> Result<Decoded<Self::Id>, DecodeError>;
 
     /// Appends what stands before a body of `body_len` bytes.
