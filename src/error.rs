@@ -732,7 +732,9 @@ pub enum Incident {
         conn: ConnId,
         /// What was dialled.
         target: String,
-        /// The rounds that failed since the connection was last healthy, this one included.
+        /// The number of this round: 1 for the first that failed since the connection was dialled, or since
+        /// it was last up, however it was dialled. Not what
+        /// [`max_attempts`](crate::Reconnect::max_attempts) counts, which also counts a short epoch.
         attempt: u32,
         /// The last failure of the round.
         error: NetworkError,
