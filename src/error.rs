@@ -161,8 +161,14 @@ impl fmt::Display for ConfigError {
 pub enum SendError {
     /// There is no such connection, or it is closing.
     Closed,
-    /// The queue for this connection is above its high watermark. Try again after
-    /// [`on_writable`](crate::Handler::on_writable), or later.
+    /// There is no room for it in the queue of this connection. Which limit that is depends on what it is:
+    ///
+    /// - for a message from another thread the [high watermark](crate::Config::watermarks),
+    /// - for a deferred answer three quarters of the [hard limit](crate::Config::hard_limit),
+    /// - for a message to a dialled connection that is just up, behind what was kept for it, the
+    ///   [offline queue](crate::Config::offline_queue).
+    ///
+    /// Try again after [`on_writable`](crate::Handler::on_writable), or later.
     Full,
     /// The mailbox of the reactor is full.
     MailboxFull,
@@ -203,7 +209,7 @@ impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Closed => f.write_str("the connection is closed"),
-            Self::Full => f.write_str("the connection's queue is above its high watermark"),
+            Self::Full => f.write_str("the connection's queue has no room for it now"),
             Self::MailboxFull => f.write_str("the mailbox is full"),
             Self::Offline => f.write_str("the connection is down and can't keep this for later"),
             Self::SlowConsumer => f.write_str("the peer reads too slowly"),
@@ -259,7 +265,7 @@ pub enum CallError {
     PeerDraining,
     /// As many calls as allowed are in flight on this connection. Transient.
     TooManyInFlight {
-        /// The limit, ours or the peer's, whichever is lower.
+        /// The limit, ours or the peer's, whichever is lower. 0: there may be no calls.
         limit: usize,
     },
     /// The queue for this connection, or the mailbox, is full. Transient.
@@ -380,7 +386,10 @@ impl fmt::Display for CallError {
             Self::Cancelled { fate } => write!(f, "cancelled ({fate})"),
             Self::Disconnected { reason, fate } => write!(f, "disconnected: {reason} ({fate})"),
             Self::PeerDraining => f.write_str("the peer takes no new requests"),
-            Self::TooManyInFlight { limit } => write!(f, "{limit} calls are in flight already"),
+            Self::TooManyInFlight { limit: 0 } => f.write_str("no calls are allowed"),
+            Self::TooManyInFlight { limit } => {
+                write!(f, "as many calls as allowed, {limit}, are in flight")
+            }
             Self::QueueFull => f.write_str("the queue is full"),
             Self::BodyTooLong { len, max, limit } => {
                 SendError::BodyTooLong { len: *len, max: *max, limit: *limit }.fmt(f)
@@ -791,10 +800,10 @@ impl fmt::Display for Incident {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AcceptFailed { listener, error, retry_in } => {
-                write!(f, "{listener}: accept failed, again in {retry_in:?}: {error}")
+                write!(f, "listener {listener}: accept failed, again in {retry_in:?}: {error}")
             }
             Self::Refused { listener, peer, limit } => {
-                write!(f, "{listener}: {peer} refused, {limit} connections are the limit")
+                write!(f, "listener {listener}: {peer} refused, {limit} connections are the limit")
             }
             Self::DialFailed { conn, target, attempt, error, retry_in } => {
                 write!(f, "connection {conn} to {target}, attempt {attempt}: {error}")?;
@@ -813,7 +822,7 @@ impl fmt::Display for Incident {
                 write!(f, "connection {conn}: {messages} messages were not delivered")
             }
             Self::ListenerDrained { listener, report } => {
-                write!(f, "{listener} is drained: {report}")
+                write!(f, "listener {listener} is drained: {report}")
             }
             Self::Panicked { callback, text } => write!(f, "{callback} panicked: {text}"),
         }

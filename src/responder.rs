@@ -294,7 +294,12 @@ impl<P: Protocol> error::Error for ReplyError<P> {}
 
 impl<P: Protocol> fmt::Display for ReplyError<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)
+        match &self.error {
+            SendError::Full => {
+                f.write_str("what is queued leaves this answer no room below 3/4 of the hard limit")
+            }
+            error => error.fmt(f),
+        }
     }
 }
 
