@@ -639,6 +639,12 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         self.out.as_ref()?.stalled_since
     }
 
+    /// Whether an encoder took away what was queued, so that nothing may be written.
+    #[inline]
+    pub(crate) fn is_torn(&self) -> bool {
+        self.out.as_ref().is_some_and(|queue| queue.is_torn())
+    }
+
     pub(crate) fn has_output(&self) -> bool {
         self.out.as_ref().is_some_and(|queue| !queue.is_empty())
     }

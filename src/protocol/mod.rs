@@ -119,7 +119,9 @@ pub trait Protocol: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
     /// `body_len` is at most [`largest_body`](Self::largest_body), which the caller has checked.
     fn encode_header(&mut self, head: &Head<Self::Id>, body_len: usize, out: &mut Vec<u8>);
 
-    /// Appends a whole frame.
+    /// Appends a whole frame, as does [`encode_header`](Self::encode_header) what is before the body: what
+    /// stands in `out` belongs to other frames. One that takes some of it away has panicked, and the
+    /// connection is dropped with all that was queued.
     ///
     /// A format whose frames are not a header and then the body as it is overrides this, and
     /// [`is_header_then_body`](Self::is_header_then_body) to say so.

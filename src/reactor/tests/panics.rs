@@ -184,6 +184,38 @@ fn encoder_that_panics_on_a_ping_costs_its_connection() {
 }
 
 #[test]
+fn encoder_that_takes_away_what_was_queued_costs_the_connection_that_it_was_queued_for() {
+    let mut rig = Rig::plain();
+    let mut cx = rig.fleet.nodes[1].engine.context();
+    cx.conn(rig.victim).unwrap().send("before").unwrap();
+    panic_at(At::TakeAway);
+    rig.fleet.handle(1).send(rig.victim, "poison").unwrap();
+    rig.fleet.run_for(10 * SECOND);
+    assert!(!is_planned());
+    assert_eq!(rig.log.count("disconnect a callback panicked: an encoder only appends"), 1);
+    assert_eq!(rig.log.count("connect 2"), 1);
+    rig.assert_served();
+    assert_eq!(rig.seen.lines("message"), ["message victim", "message other"]);
+
+    // Also where the callback of another connection queued it.
+    let victim = rig.victim;
+    let mut cx = rig.fleet.nodes[1].engine.context();
+    let mut conn = cx.conn(rig.other).unwrap();
+    conn.call::<Script<Bent>>("x", LONG, move |_, conn, _| {
+        let mut conn = conn.conn(victim).unwrap();
+        conn.send("before").unwrap();
+        panic_at(At::TakeAway);
+        let _ = conn.send("poison");
+    })
+    .unwrap();
+    rig.fleet.run_for(10 * SECOND);
+    assert!(!is_planned());
+    assert_eq!(rig.log.count("connect 3"), 1, "the victim: {:?}", rig.log.take());
+    assert_eq!(rig.seen.count("disconnect protocol error"), 0);
+    assert_eq!(rig.seen.count("message before"), 0);
+}
+
+#[test]
 fn id_that_panics_costs_the_connection_of_its_message() {
     let mut rig = Rig::plain();
     panic_at(At::PushId);
