@@ -15,6 +15,12 @@ use crate::{
 const SECOND: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(60);
 
+fn once() -> Config {
+    let mut config = Config::new();
+    config.reconnect(Reconnect::never());
+    config
+}
+
 #[test]
 fn call_that_ended_as_not_sent_does_not_leave() {
     let world = SimWorld::new(1);
@@ -288,6 +294,41 @@ fn peer_that_said_goaway_is_left_when_it_has_cancelled_all_that_it_asked() {
     fleet.nodes[0].engine.context().conn(at_server).unwrap().cancel_call(held);
     fleet.run_for(10 * SECOND);
     assert_eq!(log.count("disconnect the peer went away"), 1, "{:?}", log.take());
+}
+
+/// A relay moves the responder of a request into the callback of the call that it makes for it.
+#[test]
+fn callback_of_a_refused_call_is_given_back_with_what_was_moved_into_it() {
+    for runs in [true, false] {
+        let world = SimWorld::new(1);
+        let ((mut server, _), (client, log)) = (Script::noting(), Script::noting());
+        server.on_message = Box::new(move |conn, msg| {
+            let responder = conn.defer(&msg).unwrap();
+            // Nothing follows a close.
+            conn.drain();
+            let refused = conn
+                .call("on", SECOND, |script: &mut Script, _, result| {
+                    let Err(error) = result else { return };
+                    script.log.note(format!("refused {error}"));
+                    responder.fail(300, "refused").unwrap();
+                })
+                .unwrap_err();
+            if runs {
+                refused.run(&mut Script::default(), conn);
+            } else {
+                assert!(matches!(CallError::from(refused), CallError::Disconnected { .. }));
+            }
+        });
+        let (mut fleet, conn) = pair(&world, server, client, &once());
+        call(&mut fleet.nodes[1].engine.context().conn(conn).unwrap(), "x", LONG).unwrap();
+        fleet.run_for(SECOND);
+        let answer = if runs {
+            "call x failed: the peer failed: refused (code 300)"
+        } else {
+            "call x failed: the peer failed: the responder was dropped (code 3)"
+        };
+        assert_eq!(log.lines("call"), [answer]);
+    }
 }
 
 #[test]

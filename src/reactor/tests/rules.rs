@@ -279,7 +279,7 @@ fn calls_are_refused_at_once_while_down() {
         .call::<Noting>("x", Duration::from_secs(1), |_, _, _| panic!("not started"))
         .unwrap_err();
     assert!(matches!(
-        refused,
+        refused.error(),
         CallError::Disconnected { reason: CloseReason::DialFailed(_), fate: Fate::NotSent }
     ));
 }
@@ -346,7 +346,7 @@ fn call_after_the_peers_goaway_is_refused_as_not_sent() {
         .unwrap()
         .call::<Noting>("late", Duration::from_secs(1), |_, _, _| panic!("not started"))
         .unwrap_err();
-    assert_eq!(refused, CallError::PeerDraining);
+    assert_eq!(refused.error(), &CallError::PeerDraining);
     assert_eq!(refused.fate(), Fate::NotSent);
     // The dialled side comes back by itself.
     fleet.run_for(Duration::from_secs(60));
