@@ -340,6 +340,10 @@ impl<P: Protocol> Conn<'_, P> {
     /// Answers a request with an error: a code of the application's (256 and above, or
     /// [`error_code::FAILED`](crate::error_code::FAILED)) and a reason, cut at 4096 bytes.
     ///
+    /// The other codes below 256 are reserved. They are sent as they are, but the caller acts on
+    /// [those that it knows](crate::error_code): after `BUSY`, `DRAINING` and `EXPIRED` it takes the request
+    /// for one that was not handled.
+    ///
     /// # Errors
     ///
     /// As [`reply`](Self::reply); `NotAwaited` also on protocols that have no errors.
@@ -383,6 +387,9 @@ impl<P: Protocol> Conn<'_, P> {
 
     /// Calls the peer; `callback` is given the handler, the connection and the reply or why there
     /// is none, later, exactly once.
+    ///
+    /// A `timeout` of zero is over in this turn or the next: the request is sent, and the call ends as timed
+    /// out, unless the answer is there already. [`Duration::MAX`] is never over.
     ///
     /// # Errors
     ///

@@ -48,7 +48,8 @@ pub enum Error {
     /// A blocking method was called on a reactor that no thread has run yet, and none began to within
     /// 5 s. Nothing was done, and nothing will be.
     NotRunning,
-    /// A closure that was put to the loop panicked, or the loop's thread did; with the panic's message.
+    /// A closure that was put to the loop panicked, or the loop's thread did, or the protocol as a connection
+    /// or a listener was to be made; with the panic's message.
     Panicked(String),
 }
 
@@ -440,7 +441,8 @@ pub enum CloseReason {
     Aborted,
     /// The reactor stopped.
     Stopped,
-    /// A callback panicked.
+    /// A callback panicked, or what else the application gave: its protocol, a body, a value that was
+    /// dropped.
     Panicked(
         /// The panic's message.
         String,

@@ -65,7 +65,8 @@ impl Reconnect {
     }
 
     /// What the function says: it is given the number of attempts that failed in a row (1 after the
-    /// first) and answers with the delay, or `None` to give up. Called on the loop.
+    /// first) and answers with the delay, or `None` to give up. Called on the loop. One that panics has
+    /// given up: that connection is not dialled again, and nothing else is touched.
     pub fn custom(delay: impl Fn(u32) -> Option<Duration> + Send + Sync + 'static) -> Self {
         Self::with(Delay::Custom(Arc::new(delay)))
     }
