@@ -67,7 +67,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> anyhow::Result<()> {
-    let clients = connect(args).with_context(|| format!("connecting to {}", args.addr))?;
+    let clients = connect(args).context("can't connect")?;
     match args.repeat {
         None => println!("{}", String::from_utf8_lossy(&call(&clients[0], args)?)),
         Some(calls) => measure(args, &clients, calls)?,

@@ -139,8 +139,7 @@ fn serve(args: &Args) -> Result<()> {
     config.max_body(16 * 1024);
     let mut reactor: Reactor<Chat> =
         ReactorBuilder::new(args.protocol).config(config).build(Chat)?;
-    let (_, addr) =
-        reactor.listen(&args.listen).with_context(|| format!("can't listen on {}", args.listen))?;
+    let (_, addr) = reactor.listen(&args.listen).context("can't listen")?;
     let handle = reactor.handle();
     ctrlc::set_handler(move || handle.stop())?;
     say(&format!("listening on {addr} ({})", args.protocol));

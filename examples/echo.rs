@@ -171,9 +171,7 @@ fn serve(args: &Args) -> anyhow::Result<()> {
         .config(config.clone())
         .busy_poll(args.busy_poll)
         .build(echo)?;
-    let (_, addr) = reactor
-        .listen(&*args.listen)
-        .with_context(|| format!("can't listen on {}", args.listen))?;
+    let (_, addr) = reactor.listen(&*args.listen).context("can't listen")?;
     let handle = reactor.handle();
     ctrlc::set_handler(move || handle.stop())?;
     say(format_args!("listening on {addr} ({})", args.protocol));

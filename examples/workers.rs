@@ -142,7 +142,7 @@ impl Handler for Asker {
                 asker.on_end(request, limit, result);
             });
             if let Err(error) = call {
-                self.on_end(request, limit, Err(error));
+                self.on_end(request, limit, Err(error.into()));
             }
         }
     }

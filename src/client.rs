@@ -260,26 +260,43 @@ impl<P: Protocol> fmt::Debug for Client<P> {
 #[derive(Clone, Debug)]
 pub struct ClientBuilder<P: Protocol> {
     builder: ReactorBuilder<P>,
+    /// The settings of the connection, where they are not those of the reactor.
+    config: Option<Config>,
 }
 
 impl<P: Protocol> ClientBuilder<P> {
     /// The defaults, on a protocol.
     pub fn new(protocol: P) -> Self {
-        Self { builder: ReactorBuilder::new(protocol) }
+        Self { builder: ReactorBuilder::new(protocol), config: None }
     }
 
-    /// The settings of the connection.
+    /// The settings of the connection. Default: those of the [reactor](Self::reactor).
     #[must_use]
     pub fn config(mut self, config: Config) -> Self {
-        self.builder = self.builder.config(config);
+        self.config = Some(config);
         self
     }
 
-    /// The settings of the client's own reactor.
+    /// The protocol and settings of the client's own reactor. What [`config`](Self::config) sets holds,
+    /// before this or after it.
     #[must_use]
     pub fn reactor(mut self, builder: ReactorBuilder<P>) -> Self {
         self.builder = builder;
         self
+    }
+
+    fn into_reactor(self) -> ReactorBuilder<P> {
+        match self.config {
+            Some(config) => self.builder.config(config),
+            None => self.builder,
+        }
+    }
+
+    /// A handler for a client that has none.
+    fn deaf(&self) -> (Deaf<P>, Record) {
+        let record = Record::default();
+        let config = self.config.as_ref().unwrap_or_else(|| self.builder.default_config());
+        (Deaf::new(record.clone(), config), record)
     }
 
     /// Connects, and blocks until that has succeeded or every address was tried.
@@ -292,8 +309,7 @@ impl<P: Protocol> ClientBuilder<P> {
         T: TryInto<Target>,
         Error: From<T::Error>,
     {
-        let record = Record::default();
-        let deaf = Deaf::new(record.clone(), self.builder.default_config());
+        let (deaf, record) = self.deaf();
         let mut client = self.connect_with(target, deaf)?;
         client.record = Some(record);
         Ok(client)
@@ -311,7 +327,7 @@ impl<P: Protocol> ClientBuilder<P> {
         H: Handler<Protocol = P> + Send,
     {
         let target: Target = target.try_into()?;
-        let reactor: Reactor<H> = self.builder.build(handler)?;
+        let reactor: Reactor<H> = self.into_reactor().build(handler)?;
         let (protocol, config) = reactor.defaults();
         let worker = Worker::spawn("longhaul-client", reactor)?;
         let handle = worker.handle().clone();
@@ -330,8 +346,7 @@ impl<P: Protocol> ClientBuilder<P> {
         T: TryInto<Target>,
         Error: From<T::Error>,
     {
-        let record = Record::default();
-        let deaf = Deaf::new(record.clone(), self.builder.default_config());
+        let (deaf, record) = self.deaf();
         let mut client = self.start_with(target, deaf)?;
         client.record = Some(record);
         Ok(client)
@@ -348,7 +363,7 @@ impl<P: Protocol> ClientBuilder<P> {
         Error: From<T::Error>,
         H: Handler<Protocol = P> + Send,
     {
-        let mut reactor: Reactor<H> = self.builder.build(handler)?;
+        let mut reactor: Reactor<H> = self.into_reactor().build(handler)?;
         let conn = reactor.connect(target)?;
         let worker = Worker::spawn("longhaul-client", reactor)?;
         Ok(Client { handle: worker.handle().clone(), conn, worker: Some(worker), record: None })
@@ -434,6 +449,27 @@ impl<P: Protocol> Handler for Deaf<P> {
                 self.record.lock().last_close = Some(CloseReason::DialFailed(error.clone()));
             }
             _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_of_the_connection_hold_whenever_the_reactor_is_set() {
+        let mut config = Config::new();
+        config.max_body(7);
+        let reactor = || ReactorBuilder::new(Native).seed(1);
+        let new = || ClientBuilder::new(Native);
+        for builder in [
+            new().config(config.clone()).reactor(reactor()),
+            new().reactor(reactor()).config(config.clone()),
+            new().reactor(reactor().config(config.clone())),
+        ] {
+            assert_eq!(builder.deaf().0.offline_bytes, config.offline_bytes);
+            assert_eq!(builder.into_reactor().default_config(), &config);
         }
     }
 }

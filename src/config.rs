@@ -271,7 +271,7 @@ impl Config {
 
     /// The write queue's watermarks, in bytes with overhead. Above `high` sends from outside are
     /// refused as `Full`, and reading from a peer whose own messages caused that much pauses; down at
-    /// `low` both resume.
+    /// `low` (0: when it is empty) both resume.
     /// Default: 256 KiB, 1 MiB.
     pub const fn watermarks(&mut self, low: usize, high: usize) -> &mut Self {
         self.low_watermark = low;
@@ -293,7 +293,8 @@ impl Config {
         self
     }
 
-    /// The most calls of ours in flight on a connection; one more is refused. Default: 4096.
+    /// The most calls of ours in flight on a connection; one more is refused. 0: there are none.
+    /// Default: 4096.
     pub const fn max_calls(&mut self, calls: usize) -> &mut Self {
         self.max_calls = calls;
         self
@@ -301,28 +302,29 @@ impl Config {
 
     /// The most requests of the peer's in flight on a connection; one more is answered `busy`. Where the
     /// format does not mark requests, deferred messages count, and a peer with so many of them is not
-    /// read from. Default: 4096.
+    /// read from. One that was cancelled counts until its responder is gone. At least 1. Default: 4096.
     pub const fn max_requests(&mut self, requests: usize) -> &mut Self {
         self.max_requests = requests;
         self
     }
 
     /// What a dialled connection keeps while it is down: up to so many bytes, with overhead, each
-    /// message for so long. 0 bytes: sends are refused as `Offline`. Default: 1 MiB, 30 s.
+    /// message for so long. 0 bytes: sends are refused as `Offline`; else the time must not be zero.
+    /// Default: 1 MiB, 30 s.
     pub const fn offline_queue(&mut self, bytes: usize, age: Duration) -> &mut Self {
         self.offline_bytes = at_most(bytes);
         self.offline_age = age;
         self
     }
 
-    /// How long a graceful close may take until what is in flight and queued is cut.
-    /// Default: 5 s.
+    /// How long a graceful close may take until what is in flight and queued is cut. Zero: at once, so
+    /// only what the system takes without waiting goes out. Default: 5 s.
     pub const fn close_timeout(&mut self, timeout: Duration) -> &mut Self {
         self.close_timeout = timeout;
         self
     }
 
-    /// How long, after all was flushed, to wait for the peer to close too. Default: 1 s.
+    /// How long, after all was flushed, to wait for the peer to close too. Zero: not at all. Default: 1 s.
     ///
     /// Closing a socket while input is under way resets it, and the peer may lose what was flushed.
     pub const fn linger(&mut self, timeout: Duration) -> &mut Self {
@@ -330,19 +332,20 @@ impl Config {
         self
     }
 
-    /// The most connections that this listener holds at a time. Default: none but the descriptors.
+    /// The most connections that this listener holds at a time; at least 1. Default: no limit but the
+    /// descriptors.
     pub const fn max_connections(&mut self, connections: usize) -> &mut Self {
         self.max_connections = Some(connections);
         self
     }
 
-    /// The most connections of this listener from one IP address. Default: no limit.
+    /// The most connections of this listener from one IP address; at least 1. Default: no limit.
     pub const fn max_connections_per_peer(&mut self, connections: usize) -> &mut Self {
         self.max_connections_per_peer = Some(connections);
         self
     }
 
-    /// The backlog of the listening socket, capped by the system. Default: 1024.
+    /// The backlog of the listening socket, capped by the system; at least 1. Default: 1024.
     pub const fn backlog(&mut self, connections: u32) -> &mut Self {
         self.backlog = connections;
         self
@@ -435,6 +438,19 @@ impl Config {
         if self.frame_rate == 0 {
             return wrong("frame_rate", "must be at least 1 byte a second");
         }
+        for (setting, number) in [
+            ("max_requests", Some(self.max_requests)),
+            ("max_connections", self.max_connections),
+            ("max_connections_per_peer", self.max_connections_per_peer),
+            ("backlog", Some(self.backlog as usize)),
+        ] {
+            if number == Some(0) {
+                return wrong(setting, "must be at least 1");
+            }
+        }
+        if self.offline_bytes > 0 && self.offline_age.is_zero() {
+            return wrong("offline_queue", "an age of zero keeps nothing, for which 0 bytes are");
+        }
         for (setting, timeout) in [
             ("connect_timeout", self.connect_timeout),
             ("resolve_timeout", self.resolve_timeout),
@@ -520,6 +536,47 @@ mod tests {
         assert_eq!(config.socket_user_timeout(), Some(secs(1)));
         config.tcp_user_timeout(Duration::ZERO).tcp_keepalive(secs(1), secs(1), 3);
         assert_eq!(config.socket_user_timeout(), None);
+    }
+
+    #[test]
+    fn zero_that_means_nothing_is_refused_by_the_name_of_its_setting() {
+        const ZERO: Duration = Duration::ZERO;
+        let refused = |set: fn(&mut Config)| {
+            let mut config = Config::new();
+            set(&mut config);
+            config.validate().err().map(|error| error.setting)
+        };
+        for (setting, set) in [
+            ("max_body", (|c| _ = c.max_body(0)) as fn(&mut Config)),
+            ("frame_rate", |c| _ = c.frame_rate(0)),
+            ("max_requests", |c| _ = c.max_requests(0)),
+            ("max_connections", |c| _ = c.max_connections(0)),
+            ("max_connections_per_peer", |c| _ = c.max_connections_per_peer(0)),
+            ("backlog", |c| _ = c.backlog(0)),
+            ("offline_queue", |c| _ = c.offline_queue(1, ZERO)),
+            ("reconnect", |c| _ = c.reconnect(Reconnect::default().max_attempts(0))),
+            ("connect_timeout", |c| _ = c.connect_timeout(ZERO)),
+            ("resolve_timeout", |c| _ = c.resolve_timeout(ZERO)),
+            ("hello_timeout", |c| _ = c.hello_timeout(ZERO)),
+            ("frame_timeout", |c| _ = c.frame_timeout(ZERO)),
+            ("write_timeout", |c| _ = c.write_timeout(ZERO)),
+        ] {
+            assert_eq!(refused(set), Some(setting));
+        }
+        for set in [
+            (|c| _ = c.heartbeat(ZERO)) as fn(&mut Config),
+            |c| _ = c.idle_timeout(ZERO),
+            |c| _ = c.max_calls(0),
+            |c| _ = c.watermarks(0, 1),
+            |c| _ = c.offline_queue(0, ZERO),
+            |c| _ = c.close_timeout(ZERO),
+            |c| _ = c.linger(ZERO),
+            |c| _ = c.tcp_user_timeout(ZERO),
+            |c| _ = c.socket_buffers(0, 0),
+            |c| _ = c.reconnect(Reconnect::fixed(ZERO).after_loss(ZERO).healthy_after(ZERO)),
+        ] {
+            assert_eq!(refused(set), None);
+        }
     }
 
     #[cfg(target_os = "linux")]

@@ -10,15 +10,16 @@ use std::{
 };
 
 use crate::{
-    Body, Bytes, CallError, CallId, Config, ConnId, ConnStats, DrainReport, Error, Handle, Handler,
-    ListenerId, Message, Reply, Responder, SendError, Stats, Tagged, Target, TimerId,
+    Body, Bytes, CallError, CallId, CallRefused, Config, ConnId, ConnStats, DrainReport, Error,
+    Handle, Handler, ListenerId, Message, Reply, Responder, SendError, Stats, Tagged, Target,
+    TimerId,
     error::{listening_addrs, named},
     handler::Audience,
     protocol::{Head, Kind, Protocol},
     reactor::{
         close::CloseMode,
         net::{BroughtListener, BroughtStream, ListenOptions},
-        slot::{Phase, Slot, Waiter},
+        slot::{Callback, Phase, Slot, Waiter},
         slots::{Alarm, State},
         sockets::Sockets,
     },
@@ -100,7 +101,7 @@ impl<P: Protocol> Context<'_, P> {
             return Err(Error::Stopped);
         }
         self.state.find_slot()?;
-        Ok(self.dial(target, protocol, config))
+        self.dial(target, protocol, config)
     }
 
     /// Listens with the default protocol and settings; see [`listen_with`](Self::listen_with).
@@ -139,7 +140,8 @@ impl<P: Protocol> Context<'_, P> {
             };
             match self.open_listener(protocol, config, bind) {
                 Ok(listening) => return Ok(listening),
-                Err(error) => last = named(addr, &error),
+                Err(Error::Io(error)) => last = named(addr, &error),
+                Err(error) => return Err(error),
             }
         }
         Err(last.into())
@@ -163,7 +165,7 @@ impl<P: Protocol> Context<'_, P> {
         let adopt = |sockets: &mut dyn Sockets, id, options: &ListenOptions| {
             sockets.adopt_listener(id, BroughtListener::System(listener), options)
         };
-        Ok(self.open_listener(protocol, config, adopt)?)
+        self.open_listener(protocol, config, adopt)
     }
 
     /// Takes over a stream that is connected already; it counts as accepted and is never redialled.
@@ -190,7 +192,7 @@ impl<P: Protocol> Context<'_, P> {
         if !self.state.is_running() {
             return Err(Error::Stopped);
         }
-        Ok(self.take_over(stream, protocol, config)?)
+        self.take_over(stream, protocol, config)
     }
 
     /// Stops listening; what was accepted stays. False if there is no such listener.
@@ -338,6 +340,10 @@ impl<P: Protocol> Conn<'_, P> {
     /// Answers a request with an error: a code of the application's (256 and above, or
     /// [`error_code::FAILED`](crate::error_code::FAILED)) and a reason, cut at 4096 bytes.
     ///
+    /// The other codes below 256 are reserved. They are sent as they are, but the caller acts on
+    /// [those that it knows](crate::error_code): after `BUSY`, `DRAINING` and `EXPIRED` it takes the request
+    /// for one that was not handled.
+    ///
     /// # Errors
     ///
     /// As [`reply`](Self::reply); `NotAwaited` also on protocols that have no errors.
@@ -382,32 +388,65 @@ impl<P: Protocol> Conn<'_, P> {
     /// Calls the peer; `callback` is given the handler, the connection and the reply or why there
     /// is none, later, exactly once.
     ///
+    /// A `timeout` of zero is over in this turn or the next: the request is sent, and the call ends as timed
+    /// out, unless the answer is there already. [`Duration::MAX`] is never over.
+    ///
     /// # Errors
     ///
-    /// The call was not started, and the callback is not called.
+    /// The call was not started. The callback was not called: the error has it, with all that was moved into
+    /// it, and can [run](CallRefused::run) it.
     ///
     /// # Panics
     ///
     /// If `H` is not the type of the reactor's handler.
+    ///
+    /// # Examples
+    ///
+    /// A request that is passed on. Its responder is moved into the callback, which so answers in any case:
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use longhaul::{Conn, ConnId, Handler, Message, error_code, protocol::Native};
+    /// struct Relay {
+    ///     upstream: ConnId,
+    /// }
+    ///
+    /// impl Handler for Relay {
+    ///     type Protocol = Native;
+    ///
+    ///     fn on_message(&mut self, conn: &mut Conn<'_, Native>, msg: Message<'_, Native>) {
+    ///         let Ok(responder) = conn.defer(&msg) else { return };
+    ///         let Some(mut upstream) = conn.conn(self.upstream) else { return };
+    ///         let timeout = Duration::from_secs(2);
+    ///         let called = upstream.call(&msg, timeout, |_: &mut Self, _, result| match result {
+    ///             Ok(reply) => drop(responder.reply(reply.to_bytes())),
+    ///             Err(error) => drop(responder.fail(error_code::FAILED, &error.to_string())),
+    ///         });
+    ///         if let Err(refused) = called {
+    ///             refused.run(self, &mut upstream);
+    ///         }
+    ///     }
+    /// }
+    /// ```
     pub fn call<H: Handler<Protocol = P>>(
         &mut self,
         body: impl Body,
         timeout: Duration,
         callback: impl FnOnce(&mut H, &mut Conn<'_, P>, Result<Reply<'_>, CallError>) + Send + 'static,
-    ) -> Result<CallId, CallError> {
+    ) -> Result<CallId, CallRefused<P>> {
         assert!(
             self.cx.state.handler_type == TypeId::of::<H>(),
             "the callback of a call must name the reactor's own handler"
         );
-        let waiter = Waiter::Callback(Box::new(
-            move |handler: &mut dyn Any,
-                  conn: &mut Conn<'_, P>,
-                  result: Result<Reply<'_>, CallError>| {
-                let handler = handler.downcast_mut::<H>().expect("asserted when the call started");
-                callback(handler, conn, result);
-            },
-        ));
-        self.cx.state.call(self.id, body, timeout, waiter).map_err(|(error, _)| error)
+        let callback: Callback<P> = Box::new(move |handler, conn, result| {
+            let handler = handler.downcast_mut::<H>().expect("asserted when the call started");
+            callback(handler, conn, result);
+        });
+        let waiter = Waiter::Callback(callback);
+        self.cx.state.call(self.id, body, timeout, waiter).map_err(|(error, waiter)| match waiter {
+            Waiter::Callback(callback) => CallRefused::new(error, callback),
+            Waiter::Caller(_) => unreachable!("the waiter that was given is given back"),
+        })
     }
 
     /// Gives up a call of ours: it ends as cancelled, and the peer is told where the format can.

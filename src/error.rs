@@ -48,7 +48,8 @@ pub enum Error {
     /// A blocking method was called on a reactor that no thread has run yet, and none began to within
     /// 5 s. Nothing was done, and nothing will be.
     NotRunning,
-    /// A closure that was put to the loop panicked, or the loop's thread did; with the panic's message.
+    /// A closure that was put to the loop panicked, or the loop's thread did, or the protocol as a connection
+    /// or a listener was to be made; with the panic's message.
     Panicked(String),
 }
 
@@ -161,8 +162,14 @@ impl fmt::Display for ConfigError {
 pub enum SendError {
     /// There is no such connection, or it is closing.
     Closed,
-    /// The queue for this connection is above its high watermark. Try again after
-    /// [`on_writable`](crate::Handler::on_writable), or later.
+    /// There is no room for it in the queue of this connection. Which limit that is depends on what it is:
+    ///
+    /// - for a message from another thread the [high watermark](crate::Config::watermarks),
+    /// - for a deferred answer three quarters of the [hard limit](crate::Config::hard_limit),
+    /// - for a message to a dialled connection that is just up, behind what was kept for it, the
+    ///   [offline queue](crate::Config::offline_queue).
+    ///
+    /// Try again after [`on_writable`](crate::Handler::on_writable), or later.
     Full,
     /// The mailbox of the reactor is full.
     MailboxFull,
@@ -203,7 +210,7 @@ impl fmt::Display for SendError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Closed => f.write_str("the connection is closed"),
-            Self::Full => f.write_str("the connection's queue is above its high watermark"),
+            Self::Full => f.write_str("the connection's queue has no room for it now"),
             Self::MailboxFull => f.write_str("the mailbox is full"),
             Self::Offline => f.write_str("the connection is down and can't keep this for later"),
             Self::SlowConsumer => f.write_str("the peer reads too slowly"),
@@ -259,7 +266,7 @@ pub enum CallError {
     PeerDraining,
     /// As many calls as allowed are in flight on this connection. Transient.
     TooManyInFlight {
-        /// The limit, ours or the peer's, whichever is lower.
+        /// The limit, ours or the peer's, whichever is lower. 0: there may be no calls.
         limit: usize,
     },
     /// The queue for this connection, or the mailbox, is full. Transient.
@@ -380,7 +387,10 @@ impl fmt::Display for CallError {
             Self::Cancelled { fate } => write!(f, "cancelled ({fate})"),
             Self::Disconnected { reason, fate } => write!(f, "disconnected: {reason} ({fate})"),
             Self::PeerDraining => f.write_str("the peer takes no new requests"),
-            Self::TooManyInFlight { limit } => write!(f, "{limit} calls are in flight already"),
+            Self::TooManyInFlight { limit: 0 } => f.write_str("no calls are allowed"),
+            Self::TooManyInFlight { limit } => {
+                write!(f, "as many calls as allowed, {limit}, are in flight")
+            }
             Self::QueueFull => f.write_str("the queue is full"),
             Self::BodyTooLong { len, max, limit } => {
                 SendError::BodyTooLong { len: *len, max: *max, limit: *limit }.fmt(f)
@@ -431,7 +441,8 @@ pub enum CloseReason {
     Aborted,
     /// The reactor stopped.
     Stopped,
-    /// A callback panicked.
+    /// A callback panicked, or what else the application gave: its protocol, a body, a value that was
+    /// dropped.
     Panicked(
         /// The panic's message.
         String,
@@ -634,7 +645,7 @@ pub struct CloseReport {
     pub unsent_bytes: u64,
     /// How many calls of ours ended with it; each was told so.
     pub calls: u64,
-    /// How many deferred requests of the peer's were not answered.
+    /// How many deferred requests of the peer's were not answered; those that it had cancelled aside.
     pub requests: u64,
     /// When a dialled connection will be tried again, counted from now; `None`: never.
     pub redial_in: Option<Duration>,
@@ -673,7 +684,7 @@ pub struct DrainReport {
     pub unsent_bytes: u64,
     /// Calls of ours that ended without an answer.
     pub calls: u64,
-    /// Deferred requests that were not answered.
+    /// Deferred requests that were not answered; those that their peer had cancelled aside.
     pub requests: u64,
 }
 
@@ -732,7 +743,9 @@ pub enum Incident {
         conn: ConnId,
         /// What was dialled.
         target: String,
-        /// The rounds that failed since the connection was last healthy, this one included.
+        /// The number of this round: 1 for the first that failed since the connection was dialled, or since
+        /// it was last up, however it was dialled. Not what
+        /// [`max_attempts`](crate::Reconnect::max_attempts) counts, which also counts a short epoch.
         attempt: u32,
         /// The last failure of the round.
         error: NetworkError,
@@ -789,10 +802,10 @@ impl fmt::Display for Incident {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AcceptFailed { listener, error, retry_in } => {
-                write!(f, "{listener}: accept failed, again in {retry_in:?}: {error}")
+                write!(f, "listener {listener}: accept failed, again in {retry_in:?}: {error}")
             }
             Self::Refused { listener, peer, limit } => {
-                write!(f, "{listener}: {peer} refused, {limit} connections are the limit")
+                write!(f, "listener {listener}: {peer} refused, {limit} connections are the limit")
             }
             Self::DialFailed { conn, target, attempt, error, retry_in } => {
                 write!(f, "connection {conn} to {target}, attempt {attempt}: {error}")?;
@@ -811,7 +824,7 @@ impl fmt::Display for Incident {
                 write!(f, "connection {conn}: {messages} messages were not delivered")
             }
             Self::ListenerDrained { listener, report } => {
-                write!(f, "{listener} is drained: {report}")
+                write!(f, "listener {listener} is drained: {report}")
             }
             Self::Panicked { callback, text } => write!(f, "{callback} panicked: {text}"),
         }

@@ -402,7 +402,8 @@ impl<P: Protocol> Handle<P> {
     /// reply for up to 50 µs before it sleeps, as long as replies come that soon.
     ///
     /// The timeout counts from when the loop takes the call. That is at once, but for a callback that
-    /// keeps the loop.
+    /// keeps the loop. One of zero is over then: the request is sent, and its answer is not
+    /// waited for.
     ///
     /// # Errors
     ///

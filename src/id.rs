@@ -95,6 +95,11 @@ impl ListenerId {
         Self(NonZeroU32::MIN.saturating_add((reactor as u32) << LISTENER_BITS | number))
     }
 
+    /// The number of the reactor.
+    const fn reactor(self) -> u32 {
+        (self.0.get() - 1) >> LISTENER_BITS
+    }
+
     pub(crate) const fn number(self) -> u32 {
         (self.0.get() - 1) % (1 << LISTENER_BITS)
     }
@@ -102,13 +107,14 @@ impl ListenerId {
 
 impl fmt::Debug for ListenerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ListenerId({})", self.number())
+        write!(f, "ListenerId({self})")
     }
 }
 
+/// Prints as `reactor:number`.
 impl fmt::Display for ListenerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "listener {}", self.number())
+        write!(f, "{}:{}", self.reactor(), self.number())
     }
 }
 
@@ -161,6 +167,13 @@ mod tests {
             assert_eq!(ConnId::from_u64(id.as_u64()), id);
             assert_eq!(id.to_string(), format!("{reactor}:{slot}.{generation}"));
         }
+    }
+
+    #[test]
+    fn id_of_a_listener_prints_its_parts() {
+        let id = ListenerId::new(7, 3);
+        assert_eq!((id.to_string(), format!("{id:?}")), ("7:3".into(), "ListenerId(7:3)".into()));
+        assert_eq!(ListenerId::new(u8::MAX, 0).to_string(), "255:0");
     }
 
     #[test]

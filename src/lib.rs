@@ -39,6 +39,7 @@ pub mod bench;
 mod board;
 mod body;
 mod call_cell;
+mod call_refused;
 mod client;
 mod config;
 mod context;
@@ -67,6 +68,7 @@ pub use bytes::Bytes;
 
 pub use crate::{
     body::{Body, Tagged},
+    call_refused::CallRefused,
     client::{Client, ClientBuilder, ClientState},
     config::{Config, Reconnect},
     context::{Conn, Context},

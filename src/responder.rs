@@ -21,8 +21,8 @@ use crate::{
 /// Answers one request, later and from any thread. Does not block, but for
 /// [`reply_wait`](Self::reply_wait).
 ///
-/// Made by [`Conn::defer`](crate::Conn::defer). A connection that drains waits for it. Dropped
-/// unanswered it answers with the error `unanswered`, where the format has errors. After the epoch in
+/// Made by [`Conn::defer`](crate::Conn::defer). A connection that drains waits for it, unless the peer has
+/// cancelled the request. Dropped unanswered it answers with the error `unanswered`, where the format has errors. After the epoch in
 /// which the request came has ended, its answer goes nowhere.
 ///
 /// Where answers carry no id and go in order ([`Correlation::InOrder`]) an answer waits for those of the
@@ -294,7 +294,12 @@ impl<P: Protocol> error::Error for ReplyError<P> {}
 
 impl<P: Protocol> fmt::Display for ReplyError<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)
+        match &self.error {
+            SendError::Full => {
+                f.write_str("what is queued leaves this answer no room below 3/4 of the hard limit")
+            }
+            error => error.fmt(f),
+        }
     }
 }
 

@@ -500,7 +500,7 @@ impl Load {
                             let _ = told.send(result.is_err());
                         });
                     if let Err(error) = start {
-                        ending.ended(name, Err(&error));
+                        ending.ended(name, Err(error.error()));
                         let _ = tell.send(true);
                     }
                 }

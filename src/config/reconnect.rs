@@ -54,7 +54,7 @@ impl Reconnect {
         Self::with(Delay::Exponential { first, cap })
     }
 
-    /// Always the same delay.
+    /// Always the same delay. Zero: at once, which is as often as the peer's system refuses.
     pub const fn fixed(delay: Duration) -> Self {
         Self::with(Delay::Fixed(delay))
     }
@@ -65,13 +65,15 @@ impl Reconnect {
     }
 
     /// What the function says: it is given the number of attempts that failed in a row (1 after the
-    /// first) and answers with the delay, or `None` to give up. Called on the loop.
+    /// first) and answers with the delay, or `None` to give up. Called on the loop. One that panics has
+    /// given up: that connection is not dialled again, and nothing else is touched.
     pub fn custom(delay: impl Fn(u32) -> Option<Duration> + Send + Sync + 'static) -> Self {
         Self::with(Delay::Custom(Arc::new(delay)))
     }
 
     /// Gives up after so many attempts in a row failed; a connection that was lost before it had been
-    /// up for a [healthy spell](Self::healthy_after) counts as a failed attempt. Default: endless.
+    /// up for a [healthy spell](Self::healthy_after) counts as a failed attempt. At least 1. Default:
+    /// endless.
     #[must_use]
     pub const fn max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = Some(attempts);
@@ -79,7 +81,8 @@ impl Reconnect {
     }
 
     /// How long a connection must have been up for the count of attempts to start anew, so that a
-    /// peer that accepts and closes at once is not dialled without pause. Default: 10 s.
+    /// peer that accepts and closes at once is not dialled without pause. Zero: being up is enough.
+    /// Default: 10 s.
     #[must_use]
     pub const fn healthy_after(mut self, uptime: Duration) -> Self {
         self.healthy_after = uptime;
@@ -118,6 +121,7 @@ impl Reconnect {
             Delay::Exponential { first, .. } if first.is_zero() => {
                 "the first delay must not be zero"
             }
+            _ if self.max_attempts == Some(0) => "max_attempts must be at least 1",
             _ => return Ok(()),
         };
         Err(ConfigError { setting: "reconnect", problem: problem.into() })

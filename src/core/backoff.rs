@@ -52,7 +52,8 @@ impl Backoff {
         }
     }
 
-    pub(crate) const fn attempts(&self) -> u32 {
+    #[cfg(test)]
+    const fn attempts(&self) -> u32 {
         self.attempts
     }
 }

@@ -116,7 +116,7 @@ pub(crate) enum Route<W, D> {
     Message,
     /// It ends a call, with its body as the reply or, where there is one, with this error.
     Ended(Pending<W>, Option<RemoteError>),
-    /// It cancels a request of the peer's that is in flight.
+    /// It cancels a request of the peer's that is in flight, for the first time.
     Cancelled(D),
     /// The peer takes no new requests, with this reason. `excludes`: it handles fewer of ours than it
     /// said before.
@@ -274,7 +274,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     #[inline]
     fn begin_request(&mut self, id: P::Id) -> bool {
         self.counts.messages_in += 1;
-        if self.talk.as_ref().is_some_and(|talk| talk.requests.get(&id).is_some()) {
+        if self.talk.as_ref().is_some_and(|talk| talk.requests.contains(&id)) {
             return false;
         }
         if !self.farewell.as_ref().is_some_and(|farewell| farewell.is_final()) {
@@ -328,13 +328,10 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
                 }
                 Ok(Route::Done)
             }
-            Kind::Cancel => Ok(match &self.talk {
-                Some(talk) => talk
-                    .requests
-                    .get(&head.id)
-                    .map_or(Route::Done, |deferred| Route::Cancelled(deferred.clone())),
-                None => Route::Done,
-            }),
+            Kind::Cancel => {
+                let deferred = self.talk.as_mut().and_then(|talk| talk.requests.cancel(&head.id));
+                Ok(deferred.cloned().map_or(Route::Done, Route::Cancelled))
+            }
             Kind::Goaway => {
                 let Self { protocol, farewell, .. } = self;
                 let is_lower = |before: &P::Id| !protocol.may_be_handled(before, &head.id);
@@ -362,7 +359,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     }
 
     fn handle_ping(&mut self, head: &Head<P::Id>, body: &[u8], pool: &mut QueuePool, now: Moment) {
-        if self.protocol.heartbeat() == HeartbeatBy::Dialler && self.role == Role::Dialled {
+        if self.greeting.heartbeat_by() == HeartbeatBy::Dialler && self.role == Role::Dialled {
             self.handle_pong(now);
             return;
         }
@@ -572,10 +569,8 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     /// Answers that wait for those before them.
     #[inline]
     pub(crate) fn held(&self) -> Held {
-        match &self.talk {
-            Some(talk) if self.is_in_order() => talk.requests.held(),
-            _ => Held::default(),
-        }
+        // The protocol is not asked: this is looked at where no connection is served.
+        self.talk.as_ref().map_or_else(Held::default, |talk| talk.requests.held())
     }
 
     /// Queues an error as the answer to a request; `place` as for [`push_answer`](Self::push_answer).
@@ -642,6 +637,12 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     /// Since when bytes wait to be written and none was taken.
     fn stalled_since(&self) -> Option<Moment> {
         self.out.as_ref()?.stalled_since
+    }
+
+    /// Whether an encoder took away what was queued, so that nothing may be written.
+    #[inline]
+    pub(crate) fn is_torn(&self) -> bool {
+        self.out.as_ref().is_some_and(|queue| queue.is_torn())
     }
 
     pub(crate) fn has_output(&self) -> bool {
@@ -843,6 +844,11 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         self.talk.as_ref().map_or(0, |talk| talk.requests.len())
     }
 
+    /// Requests in flight for whose answers the peer waits; those that it has cancelled aside.
+    pub(crate) fn requests_awaited(&self) -> usize {
+        self.talk.as_ref().map_or(0, |talk| talk.requests.awaited())
+    }
+
     /// Takes every request in flight: the epoch is over.
     pub(crate) fn take_requests(&mut self) -> Vec<D> {
         self.talk.as_mut().map_or_else(Vec::new, |talk| talk.requests.drain().collect())
@@ -950,13 +956,13 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     /// When we leave a peer that said goaway and does not close.
     fn leave_by(&self, config: &Config) -> Option<Moment> {
         let is_in_flight =
-            self.calls_in_flight() > 0 || self.requests_in_flight() > 0 || self.has_output();
+            self.calls_in_flight() > 0 || self.requests_awaited() > 0 || self.has_output();
         self.farewell.as_ref()?.leave_by(is_in_flight, config)
     }
 
     /// Our rules, as the settings have them.
     fn own_rules(&self, config: &Config) -> Rules {
-        own_rules(&self.protocol, self.role == Role::Dialled, config)
+        own_rules(self.greeting.heartbeat_by(), self.role == Role::Dialled, config)
     }
 
     /// Our rules, faster where the peer would otherwise give us up.
@@ -989,6 +995,9 @@ fn decode<P: Protocol>(
             if body.start > body.end || body.end > *len || *len == 0 {
                 return Err(DecodeError::Contract("a frame without bytes or a body outside of it"));
             }
+            if *len > config.max_body {
+                check_long(head.kind, body.len(), *len, config)?;
+            }
             greeting.check(head.kind)?;
         }
     }
@@ -1002,6 +1011,18 @@ fn check_len(total: usize, config: &Config) -> Result<(), DecodeError> {
         return Err(DecodeError::BodyTooLong { len, max });
     }
     Ok(())
+}
+
+/// Whether a frame that is longer than the longest body may be taken. The format has its own look at the
+/// body; one of the application's may not.
+#[cold]
+fn check_long(kind: Kind, body_len: usize, len: usize, config: &Config) -> Result<(), DecodeError> {
+    let is_message = matches!(kind, Kind::Push | Kind::Request | Kind::Reply | Kind::Plain);
+    if is_message && body_len > config.max_body {
+        let (len, max) = (body_len as u64, config.max_body as u64);
+        return Err(DecodeError::BodyTooLong { len, max });
+    }
+    check_len(len, config)
 }
 
 /// The most bytes of pongs that wait for a peer which does not take them.

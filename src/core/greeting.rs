@@ -29,6 +29,9 @@ enum Awaited {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Greeting {
     hello: Awaited,
+    /// What the protocol says. Asked once: it is the application's and may panic, and deadlines are looked
+    /// at where no connection is served that this could end.
+    heartbeat_by: HeartbeatBy,
     /// The longest body that may be sent, and whether that is the peer's limit.
     max_body: u32,
     is_peers: bool,
@@ -44,6 +47,7 @@ impl Greeting {
         let max_body = config.max_body.min(protocol.largest_body());
         Self {
             hello: if protocol.has_hello() { Awaited::First } else { Awaited::Never },
+            heartbeat_by: protocol.heartbeat(),
             max_body: u32::try_from(max_body).unwrap_or(u32::MAX),
             is_peers: false,
             max_in_flight: u32::try_from(config.max_calls).unwrap_or(u32::MAX),
@@ -56,12 +60,18 @@ impl Greeting {
     pub(crate) const fn handle_hello(&mut self, hello: &Hello) {
         *self = Self {
             hello: Awaited::NoMore,
+            heartbeat_by: self.heartbeat_by,
             max_body: if hello.max_body < self.max_body { hello.max_body } else { self.max_body },
             is_peers: hello.max_body < self.max_body,
             max_in_flight: hello.max_in_flight,
             is_probing: hello.heartbeat_ms > 0,
             idle_timeout_ms: hello.idle_timeout_ms,
         };
+    }
+
+    /// Who sends heartbeats.
+    pub(crate) const fn heartbeat_by(&self) -> HeartbeatBy {
+        self.heartbeat_by
     }
 
     /// Whether the peer's hello came, or there is none to wait for.
@@ -123,8 +133,7 @@ impl Greeting {
 }
 
 /// Our own rules, as the settings have them. `is_dialled`: this side made the connection.
-pub(crate) fn own_rules(protocol: &impl Protocol, is_dialled: bool, config: &Config) -> Rules {
-    let by = protocol.heartbeat();
+pub(crate) fn own_rules(by: HeartbeatBy, is_dialled: bool, config: &Config) -> Rules {
     let pings = match by {
         HeartbeatBy::Nobody => false,
         HeartbeatBy::Dialler => is_dialled,
@@ -154,7 +163,7 @@ mod tests {
 
     fn interval(heartbeat_ms: u32, idle_timeout_ms: u32) -> Option<Duration> {
         greeted(heartbeat_ms, idle_timeout_ms)
-            .rules(own_rules(&Native, true, &Config::new()))
+            .rules(own_rules(Native.heartbeat(), true, &Config::new()))
             .interval
     }
 
@@ -196,19 +205,19 @@ mod tests {
 
     #[test]
     fn peer_that_does_not_probe_is_probed_whatever_is_received() {
-        let rules = greeted(0, 30_000).rules(own_rules(&Native, true, &Config::new()));
+        let rules = greeted(0, 30_000).rules(own_rules(Native.heartbeat(), true, &Config::new()));
         assert_eq!((rules.interval, rules.is_periodic), (Some(secs(10)), true));
         let mut quiet = Config::new();
         quiet.heartbeat(Duration::ZERO);
-        let rules = greeted(0, 30_000).rules(own_rules(&Native, true, &quiet));
+        let rules = greeted(0, 30_000).rules(own_rules(Native.heartbeat(), true, &quiet));
         assert_eq!((rules.interval, rules.is_periodic), (Some(secs(10)), true));
-        let rules = greeted(20_000, 30_000).rules(own_rules(&Native, true, &quiet));
+        let rules = greeted(20_000, 30_000).rules(own_rules(Native.heartbeat(), true, &quiet));
         assert_eq!(rules.interval, None, "the peer probes by itself");
     }
 
     #[test]
     fn nobody_is_probed_before_its_hello() {
         let rules = Greeting::new(&Native, &Config::new());
-        assert_eq!(rules.rules(own_rules(&Native, true, &Config::new())).interval, None);
+        assert_eq!(rules.rules(own_rules(Native.heartbeat(), true, &Config::new())).interval, None);
     }
 }

@@ -18,13 +18,22 @@ use crate::protocol::Head;
 #[derive(Debug)]
 pub(crate) struct OpenRequests<Id, D> {
     // The standard hasher: these ids are the peer's choice.
-    table: HashMap<Id, D>,
+    table: HashMap<Id, Open<D>>,
+    /// Those of the table that the peer no longer waits for.
+    cancelled: usize,
     unmarked: Unmarked<D>,
     /// Those of a format whose answers go in order; they are not in the table.
     line: Option<Box<AnswerLine<Id, D>>>,
     /// Requests that can't be refused when they are too many: those that are not marked, and those
     /// whose answers go in order, as the refusal would have to wait, too.
     unrefusable: usize,
+}
+
+/// One that the format marks.
+#[derive(Debug)]
+struct Open<D> {
+    deferred: D,
+    is_cancelled: bool,
 }
 
 /// Requests that the format does not mark as such. Their ids may repeat, so they are only counted;
@@ -89,6 +98,7 @@ impl<Id: Copy + Eq + Hash, D> Default for OpenRequests<Id, D> {
     fn default() -> Self {
         Self {
             table: HashMap::new(),
+            cancelled: 0,
             unmarked: Unmarked { deferred: None },
             line: None,
             unrefusable: 0,
@@ -98,16 +108,27 @@ impl<Id: Copy + Eq + Hash, D> Default for OpenRequests<Id, D> {
 
 impl<Id: Copy + Eq + Hash, D> OpenRequests<Id, D> {
     pub(crate) fn insert(&mut self, id: Id, deferred: D) {
-        self.table.insert(id, deferred);
+        self.table.insert(id, Open { deferred, is_cancelled: false });
     }
 
     /// The request was answered.
     pub(crate) fn remove(&mut self, id: &Id) -> Option<D> {
-        self.table.remove(id)
+        let open = self.table.remove(id)?;
+        self.cancelled -= usize::from(open.is_cancelled);
+        Some(open.deferred)
     }
 
-    pub(crate) fn get(&self, id: &Id) -> Option<&D> {
-        self.table.get(id)
+    pub(crate) fn contains(&self, id: &Id) -> bool {
+        self.table.contains_key(id)
+    }
+
+    /// The peer no longer waits for the answer. Who is to be told; nobody if it has said so before. The
+    /// request goes on to count as one in flight: what works on its answer may not know yet.
+    pub(crate) fn cancel(&mut self, id: &Id) -> Option<&D> {
+        let open = self.table.get_mut(id).filter(|open| !open.is_cancelled)?;
+        open.is_cancelled = true;
+        self.cancelled += 1;
+        Some(&open.deferred)
     }
 
     /// One that the format does not mark. What is told of the end of the epoch: `new`, or what was
@@ -193,18 +214,23 @@ impl<Id: Copy + Eq + Hash, D> OpenRequests<Id, D> {
     }
 
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = D> {
-        self.unrefusable = 0;
+        (self.unrefusable, self.cancelled) = (0, 0);
         let places = self.line.take().map(|line| line.places).unwrap_or_default();
         let in_order = places.into_iter().filter_map(|place| match place {
             Place::Waits(deferred) => Some(deferred),
             Place::Answered(..) => None,
         });
-        let marked = self.table.drain().map(|(_, deferred)| deferred);
+        let marked = self.table.drain().map(|(_, open)| open.deferred);
         marked.chain(self.unmarked.deferred.take()).chain(in_order)
     }
 
     pub(crate) fn len(&self) -> usize {
         self.table.len() + self.unrefusable
+    }
+
+    /// Those for whose answers the peer waits.
+    pub(crate) fn awaited(&self) -> usize {
+        self.len() - self.cancelled
     }
 }
 
@@ -238,6 +264,21 @@ mod tests {
         assert_eq!(answers(&mut requests), ["second", "third"]);
         assert_eq!((requests.held(), requests.len()), (Held::default(), 0));
         assert!(!requests.is_awaited(a), "a place is not used again");
+    }
+
+    #[test]
+    fn cancelled_request_counts_as_in_flight_and_is_not_awaited() {
+        let mut requests = OpenRequests::<u64, ()>::default();
+        requests.insert(1, ());
+        requests.insert(2, ());
+        assert!(requests.cancel(&1).is_some());
+        assert!(requests.cancel(&1).is_none(), "once is enough");
+        assert!(requests.cancel(&3).is_none());
+        assert_eq!((requests.len(), requests.awaited()), (2, 1));
+        assert!(requests.remove(&1).is_some());
+        assert_eq!((requests.len(), requests.awaited()), (1, 1));
+        assert!(requests.cancel(&2).is_some());
+        assert_eq!((requests.drain().count(), requests.awaited()), (1, 0));
     }
 
     #[test]

@@ -75,6 +75,8 @@ pub(crate) struct WriteQueue {
     ///
     /// Invariant: one for each frame that has one and is not written whole. They are charged, too.
     originals: VecDeque<Bytes>,
+    /// An encoder took bytes away that were there before: what is queued is not to be written.
+    is_torn: bool,
     /// Since when bytes wait to be written and none was taken; kept for the connection.
     pub(crate) stalled_since: Option<Moment>,
     /// What [`check`](Self::check) found right, so that a long queue is not gone through for nothing.
@@ -164,21 +166,26 @@ impl What {
 
 /// Appends what `encode` appends, and says how much that is. If `encode` panics nothing is
 /// appended: half a frame must never be sent.
+///
+/// One that takes away what was there panics here, too. That can't be brought back; the place of it stays,
+/// so that the accounts hold, and the queue is torn.
 #[inline]
-fn append(buffer: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)) -> usize {
+fn append(buffer: &mut Vec<u8>, is_torn: &mut bool, encode: impl FnOnce(&mut Vec<u8>)) -> usize {
     struct Undo<'a> {
         buffer: &'a mut Vec<u8>,
+        is_torn: &'a mut bool,
         before: usize,
     }
     impl Drop for Undo<'_> {
         fn drop(&mut self) {
-            self.buffer.truncate(self.before);
+            *self.is_torn |= self.buffer.len() < self.before;
+            self.buffer.resize(self.before, 0);
         }
     }
     let before = buffer.len();
-    let undo = Undo { buffer, before };
+    let undo = Undo { buffer, is_torn, before };
     encode(undo.buffer);
-    let len = undo.buffer.len() - before;
+    let len = undo.buffer.len().checked_sub(before).expect("an encoder only appends");
     mem::forget(undo);
     len
 }
@@ -232,7 +239,7 @@ impl WriteQueue {
         if self.tail.len() >= CHUNK_BYTES {
             self.begin_chunk(Vec::new());
         }
-        let len = append(&mut self.tail, encode);
+        let len = append(&mut self.tail, &mut self.is_torn, encode);
         self.account(Frame::new(len, what, tag, body_len));
     }
 
@@ -263,7 +270,8 @@ impl WriteQueue {
         encode: impl FnOnce(&mut Vec<u8>),
         body: Bytes,
     ) {
-        let (header_len, body_len) = (append(&mut self.tail, encode), body.len());
+        let header_len = append(&mut self.tail, &mut self.is_torn, encode);
+        let body_len = body.len();
         self.seal();
         if !body.is_empty() {
             self.chunks.push_back(Chunk::Shared(body));
@@ -281,7 +289,8 @@ impl WriteQueue {
         encode: impl FnOnce(&[u8], &mut Vec<u8>),
     ) {
         let (before, body_len) = (self.tail.len(), body.as_slice().len());
-        let len = append(&mut self.tail, |out| encode(body.as_slice(), out));
+        let encode = |out: &mut Vec<u8>| encode(body.as_slice(), out);
+        let len = append(&mut self.tail, &mut self.is_torn, encode);
         let frame = Frame::new(len, what, tag, body_len.min(len));
         if what.is_push() && !self.tail[before..].ends_with(body.as_slice()) {
             self.account_with_original(frame, body.into_bytes());
@@ -390,7 +399,7 @@ impl WriteQueue {
 
     /// Appends control frames that overtake what is queued.
     pub(crate) fn push_urgent(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
-        self.cost += append(&mut self.urgent, encode);
+        self.cost += append(&mut self.urgent, &mut self.is_torn, encode);
     }
 
     /// Fills `slices` with what is to be written next, and says with how many.
@@ -559,6 +568,7 @@ impl WriteQueue {
         self.urgent.clear();
         self.urgent_offset = 0;
         self.empty();
+        self.is_torn = false;
         self.stalled_since = None;
     }
 
@@ -602,6 +612,13 @@ impl WriteQueue {
     #[inline]
     const fn has_urgent(&self) -> bool {
         self.urgent.len() > self.urgent_offset
+    }
+
+    /// Whether an encoder took away what was queued. Then nothing may be written, and the bodies of what is
+    /// queued are not known.
+    #[inline]
+    pub(crate) const fn is_torn(&self) -> bool {
+        self.is_torn
     }
 
     /// Whether nothing is left to write, control frames included.
@@ -650,9 +667,9 @@ impl WriteQueue {
     }
 
     /// Takes the messages that nobody answers and that were not written whole, oldest first, with
-    /// their tags. Nothing of what is queued will be written.
+    /// their tags; none of a queue that is torn. Nothing of what is queued will be written.
     pub(crate) fn take_unsent(&mut self) -> Vec<Tagged<Bytes>> {
-        let unsent = self.unsent();
+        let unsent = if self.is_torn { Vec::new() } else { self.unsent() };
         self.forget();
         unsent
     }

@@ -39,6 +39,33 @@ pub use tcpstream::Tcpstream;
 /// works on its own clone, made anew for each epoch, so a decoder may keep state. Two prototypes
 /// that are equal must write the same bytes: a broadcast is encoded once for all that are equal.
 ///
+/// # What is to be encoded
+///
+/// Only some [`Kind`]s come to the encoder, by what the format says of itself; it need not know the others.
+///
+/// | kind | comes where | when |
+/// |---|---|---|
+/// | `Plain` | [`Correlation::None`], [`Correlation::ByPendingTable`] | for every message, request and answer |
+/// | `Push` | [`Correlation::ByKind`], [`Correlation::InOrder`] | a message that nobody answers |
+/// | `Request`, `Reply` | as `Push` | a call, and its answer |
+/// | `Error` | as `Push`, and [`has_errors`](Self::has_errors) | a request failed. The code is the head's tag, the body a text of up to 4096 bytes |
+/// | `Cancel` | `ByKind` | a call of ours timed out or was given up; without a body |
+/// | `Ping` | [`heartbeat`](Self::heartbeat) is `Both`, or `Dialler` and we dialled | a heartbeat is due; without a body |
+/// | `Pong` | always, but for the dialler where it is `Dialler` | the decoder found a `Ping`; with its head and its body |
+/// | `Goaway` | [`goaway_id`](Self::goaway_id) gives an id | a connection drains, in [two steps](Goaway). A `Ping` with the body `goaway` follows the first, whose pong must bring that body back |
+/// | `Hello` | never here | by [`encode_hello`](Self::encode_hello), where [`has_hello`](Self::has_hello) |
+///
+/// # Panics
+///
+/// A format may panic, wherever it is asked. Nobody else pays for that:
+///
+/// - In a decoder or an encoder it closes the connection, as [`Panicked`](crate::CloseReason::Panicked). The
+///   message that was being encoded is lost, and nothing torn is sent. Encoding a broadcast it costs the
+///   message for those who were to get that frame.
+/// - As a connection is made it is an [error](crate::Error::Panicked) for who dials, listens or adopts. One
+///   that would be accepted is refused, and one that would be dialled again has ended.
+/// - Asked whether a request may have been handled, it counts as yes.
+///
 /// # Examples
 ///
 /// A format with one length byte and no calls:
@@ -107,8 +134,11 @@ pub trait Protocol: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
     /// # Errors
     ///
     /// The bytes can't be a frame, or declare a body of more than `max_body` bytes. The connection
-    /// then closes with the error as its reason. It also closes when `Need` asks for more than 64 KiB
-    /// above `max_body`.
+    /// then closes with the error as its reason.
+    ///
+    /// The caller checks `max_body`, too, and closes the connection as
+    /// [`BodyTooLong`](DecodeError::BodyTooLong): where the body of a message is longer, and where a frame,
+    /// or what `Need` asks for, is more than 64 KiB above it.
     fn decode(&mut self, buf: &[u8], max_body: usize) -> Result<Decoded<Self::Id>, DecodeError>;
 
     /// Appends what stands before a body of `body_len` bytes.
@@ -116,7 +146,9 @@ pub trait Protocol: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
     /// `body_len` is at most [`largest_body`](Self::largest_body), which the caller has checked.
     fn encode_header(&mut self, head: &Head<Self::Id>, body_len: usize, out: &mut Vec<u8>);
 
-    /// Appends a whole frame.
+    /// Appends a whole frame, as does [`encode_header`](Self::encode_header) what is before the body: what
+    /// stands in `out` belongs to other frames. One that takes some of it away has panicked, and the
+    /// connection is dropped with all that was queued.
     ///
     /// A format whose frames are not a header and then the body as it is overrides this, and
     /// [`is_header_then_body`](Self::is_header_then_body) to say so.

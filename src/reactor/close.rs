@@ -14,7 +14,10 @@
 //! `Dropped`. The handler is told of the end once, in step 8 after `Lingering` or `Dropped` has begun:
 //! see [`reap`](super::reap).
 
-use std::time::Duration;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
 use super::{
     net::Net,
@@ -26,7 +29,7 @@ use super::{
 use crate::{
     ConnId, Handler,
     core::calls::Pending,
-    error::{CallError, CloseReason, Fate, PeerText},
+    error::{CallError, CloseReason, Fate, PeerText, panic_text},
     protocol::Protocol,
 };
 
@@ -195,7 +198,13 @@ impl<P: Protocol> State<P> {
         // What is queued is still written, but for a connection that was dropped.
         let may_be =
             |slot: &Slot<P>| slot.link.may_be_handled(pending, slot.phase != Phase::Dropped);
-        let may_be = self.get(id).is_some_and(may_be) && !is_planted(Bug::SaysNotSent);
+        // The protocol is asked, and every call has to end whatever it does.
+        let asked = catch_unwind(AssertUnwindSafe(|| self.get(id).is_some_and(may_be)));
+        let may_be = asked.unwrap_or_else(|panic| {
+            log::error!("a protocol panicked: {}", panic_text(&*panic));
+            true
+        });
+        let may_be = may_be && !is_planted(Bug::SaysNotSent);
         if may_be { Fate::MaybeSent } else { Fate::NotSent }
     }
 
@@ -231,7 +240,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         if slot.link.has_output() {
             return;
         }
-        let is_idle = slot.link.requests_in_flight() == 0
+        let is_idle = slot.link.requests_awaited() == 0
             && slot.link.calls_in_flight() == 0
             && (slot.io.is_eof() || !slot.link.is_noticed());
         match slot.phase {

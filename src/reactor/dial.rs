@@ -104,6 +104,10 @@ pub(crate) struct Dial<Id> {
     alarm: Option<TimerKey>,
     backoff: Backoff,
     last_error: NetworkError,
+    /// Rounds that failed since the connection was last up, or was dialled.
+    failed_rounds: u32,
+    /// Why the connection was last lost, or could not be made.
+    last_end: Option<CloseReason>,
     /// What the peer asked for when it went away.
     pub(crate) redial_after: Duration,
     pub(crate) offline: OfflineQueue<Id>,
@@ -128,15 +132,25 @@ enum Redial {
 impl<Id> Dial<Id> {
     /// Why the connection is down.
     pub(crate) fn reason(&self) -> CloseReason {
-        CloseReason::DialFailed(self.last_error.clone())
+        match &self.last_end {
+            Some(reason) => reason.clone(),
+            None => CloseReason::DialFailed(self.last_error.clone()),
+        }
+    }
+
+    /// The connection was lost, or could not be made.
+    pub(crate) fn note_end(&mut self, reason: CloseReason) {
+        self.last_end = Some(reason);
     }
 
     pub(crate) const fn target(&self) -> &Target {
         &self.target
     }
 
-    pub(crate) const fn attempts(&self) -> u32 {
-        self.backoff.attempts()
+    /// A round has failed. How many have since the connection was last up, or was dialled.
+    pub(crate) const fn note_failed_round(&mut self) -> u32 {
+        self.failed_rounds = self.failed_rounds.saturating_add(1);
+        self.failed_rounds
     }
 
     /// There will be no other round, whatever the policy says.
@@ -174,16 +188,26 @@ const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0
 
 impl<P: Protocol> Context<'_, P> {
     /// Makes a dialled connection and starts its first round.
-    pub(crate) fn dial(&mut self, target: Target, protocol: &P, config: &Config) -> ConnId {
-        let profile = self.state.profiles.get(protocol, config);
-        let id = self.state.insert(profile, Role::Dialled, Phase::Resolving, NOWHERE);
+    pub(crate) fn dial(
+        &mut self,
+        target: Target,
+        protocol: &P,
+        config: &Config,
+    ) -> Result<ConnId, Error> {
+        let (profile, _) = self.state.profile(protocol, config)?;
+        let id = self.state.insert(profile, Role::Dialled, Phase::Resolving, NOWHERE)?;
         let dial = Dial {
             target,
             addrs: Vec::new(),
             round: 0,
             alarm: None,
             backoff: Backoff::default(),
-            last_error: NetworkError::new(io::ErrorKind::NotConnected, "not yet connected"),
+            last_error: NetworkError::new(
+                io::ErrorKind::NotConnected,
+                "the first attempt is under way",
+            ),
+            failed_rounds: 0,
+            last_end: None,
             redial_after: Duration::ZERO,
             offline: OfflineQueue::default(),
             connected_at: None,
@@ -195,7 +219,7 @@ impl<P: Protocol> Context<'_, P> {
             self.state.publish(id);
         }
         self.start_round(id);
-        id
+        Ok(id)
     }
 
     /// A new round: finds the addresses.
@@ -342,6 +366,7 @@ impl<P: Protocol> State<P> {
             && let Some(dial) = &mut slot.dial
         {
             dial.connected_at = Some(now);
+            dial.failed_rounds = 0;
             dial.addrs = Vec::new();
         }
     }

@@ -722,32 +722,42 @@ impl<P: Protocol> Fanout<P> {
     /// protocol of the application's that panics costs its receivers this message.
     #[inline]
     fn encode_for(&mut self, slot: &mut Slot<P>, stats: &mut Stats) -> usize {
-        let is_known = |(profile, _): &(Arc<Profile<P>>, _)| {
-            Arc::ptr_eq(profile, &slot.profile) || profile.protocol == slot.profile.protocol
-        };
+        let is_known = |(profile, _): &(Arc<Profile<P>>, _)| Arc::ptr_eq(profile, &slot.profile);
         match self.frames.iter().position(is_known) {
             Some(place) => place,
             None => self.encode(slot, stats),
         }
     }
 
+    /// As [`encode_for`](Self::encode_for), of connections that were made with other settings. The
+    /// protocol is the application's, and may panic.
     #[cold]
     fn encode(&mut self, slot: &mut Slot<P>, stats: &mut Stats) -> usize {
         let encoded = catch_unwind(AssertUnwindSafe(|| {
+            let is_equal =
+                |(profile, _): &(Arc<Profile<P>>, _)| profile.protocol == slot.profile.protocol;
+            if let Some(place) = self.frames.iter().position(is_equal) {
+                return Ok(place);
+            }
+            stats.encoded_broadcasts += 1;
             let head = Head {
                 tag: self.tag,
                 ..Head::new(slot.link.push_kind(), slot.link.next_push_id())
             };
             let mut out = Vec::new();
             slot.link.protocol.encode(&head, &self.body, &mut out);
-            Bytes::from(out)
+            Err(Bytes::from(out))
         }));
-        let frame = encoded.inspect_err(|panic| {
-            log::error!("encoding a broadcast panicked: {}", panic_text(&**panic));
-            stats.panics += 1;
-        });
-        stats.encoded_broadcasts += 1;
-        self.frames.push((slot.profile.clone(), frame.ok()));
+        let frame = match encoded {
+            Ok(Ok(place)) => return place,
+            Ok(Err(frame)) => Some(frame),
+            Err(panic) => {
+                log::error!("encoding a broadcast panicked: {}", panic_text(&*panic));
+                stats.panics += 1;
+                None
+            }
+        };
+        self.frames.push((slot.profile.clone(), frame));
         self.frames.len() - 1
     }
 }

@@ -63,6 +63,10 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 self.state.mark_dirty(id);
                 break;
             }
+            if slot.link.is_torn() {
+                let text = "an encoder took away what was queued".to_owned();
+                return self.state.abort(id, CloseReason::Panicked(text));
+            }
             match self.write(id) {
                 Ok(count) => budget = budget.saturating_sub(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -3,7 +3,6 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
 };
@@ -17,10 +16,9 @@ use super::{
     sockets::Sockets,
 };
 use crate::{
-    ConnId, Context, ListenerId,
+    ConnId, Context, Error, ListenerId,
     config::Config,
     core::{connection::Role, timer_wheel::TimerKey},
-    error::panic_text,
     protocol::Protocol,
 };
 
@@ -61,7 +59,8 @@ impl<P: Protocol> Context<'_, P> {
         protocol: &P,
         config: &Config,
         bind: impl FnOnce(&mut dyn Sockets, ListenerId, &ListenOptions) -> io::Result<SocketAddr>,
-    ) -> io::Result<(ListenerId, SocketAddr)> {
+    ) -> Result<(ListenerId, SocketAddr), Error> {
+        let (profile, name) = self.state.profile(protocol, config)?;
         let id = ListenerId::new(self.state.shared.board.number(), self.state.next_listener);
         let options = ListenOptions {
             backlog: config.backlog,
@@ -71,7 +70,6 @@ impl<P: Protocol> Context<'_, P> {
         };
         let addr = bind(self.sockets, id, &options)?;
         self.state.next_listener += 1;
-        let profile = self.state.profiles.get(protocol, config);
         self.state.listeners.push(ListenerState {
             id,
             addr,
@@ -81,7 +79,7 @@ impl<P: Protocol> Context<'_, P> {
             rest: Duration::ZERO,
             alarm: None,
         });
-        log::info!("listening on {addr} ({})", protocol.name());
+        log::info!("listening on {addr} ({name})");
         Ok((id, addr))
     }
 
@@ -103,14 +101,15 @@ impl<P: Protocol> Context<'_, P> {
         stream: BroughtStream,
         protocol: &P,
         config: &Config,
-    ) -> io::Result<ConnId> {
+    ) -> Result<ConnId, Error> {
         self.state.find_slot()?;
+        let (profile, _) = self.state.profile(protocol, config)?;
         let peer = self.sockets.peer_of(stream, &stream_options(config))?;
-        let profile = self.state.profiles.get(protocol, config);
-        let id = self.state.insert(profile, Role::Accepted, Phase::Connecting, peer);
+        let made = self.state.insert(profile, Role::Accepted, Phase::Connecting, peer);
+        let id = made.inspect_err(|_| self.sockets.drop_stream())?;
         if let Err(error) = self.sockets.adopt_stream(id) {
             self.state.discard(id);
-            return Err(error);
+            return Err(error.into());
         }
         self.state.arrivals.push_back(id);
         Ok(id)
@@ -143,20 +142,12 @@ impl<P: Protocol> State<P> {
         config.max_connections_per_peer.filter(|max| of_peer >= *max)
     }
 
-    /// Takes a slot for a connection that a listener accepted. `None` if the protocol's value can't be
-    /// cloned: there is no connection yet that this could end.
+    /// Takes a slot for a connection that a listener accepted. `None` if the protocol panics: there is no
+    /// connection yet that this could end.
     pub(crate) fn insert_accepted(&mut self, id: ListenerId, peer: SocketAddr) -> Option<ConnId> {
         let profile = self.listener_mut(id)?.profile.clone();
         let is_counted = profile.config.max_connections_per_peer.is_some();
-        let insert = || self.insert(profile, Role::Accepted, Phase::Connecting, peer);
-        let conn = match catch_unwind(AssertUnwindSafe(insert)) {
-            Ok(conn) => conn,
-            Err(panic) => {
-                log::error!("cloning a protocol panicked: {}", panic_text(&*panic));
-                self.stats.panics += 1;
-                return None;
-            }
-        };
+        let conn = self.insert(profile, Role::Accepted, Phase::Connecting, peer).ok()?;
         self.listener_mut(id)?.connections += 1;
         self.slots[conn.slot() as usize].listener = Some(id);
         if is_counted {

@@ -43,7 +43,7 @@ use self::{
     turn::Engine,
 };
 use crate::{
-    Config, ConnId, Context, DrainReport, Error, Handle, Handler, ListenerId, Stats,
+    Config, ConfigError, ConnId, Context, DrainReport, Error, Handle, Handler, ListenerId, Stats,
     config::at_most,
     core::{rng::Rng, spin::Spin, timer_wheel::TimerWheel, write_queue::QueuePool},
     handle::Shared,
@@ -339,7 +339,8 @@ impl<P: Protocol> ReactorBuilder<P> {
     }
 
     /// The commands, and the bytes of bodies in them, that wait in the mailbox at most; more are
-    /// refused as full. One body is taken even if it is longer than that. Default: 65 536, 64 MiB.
+    /// refused as full. One body is taken even if it is longer than that. Both at least 1. Default: 65 536,
+    /// 64 MiB.
     ///
     /// What ends something waits beside them, in a number that is bounded by what exists: at most three
     /// for a connection, one for a call, a deferred request or a name, and one to stop.
@@ -351,14 +352,14 @@ impl<P: Protocol> ReactorBuilder<P> {
     }
 
     /// The most connections; more that are accepted are refused. Default: the process' descriptors
-    /// less 32; in no case more than 2²⁴, for which ids have room.
+    /// less 32; in no case more than 2²⁴, for which ids have room. At least 1.
     #[must_use]
     pub const fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = Some(connections);
         self
     }
 
-    /// How long stopping may take until what is left is cut. Default: 5 s.
+    /// How long stopping may take until what is left is cut. Zero: at once. Default: 5 s.
     #[must_use]
     pub const fn stop_timeout(mut self, timeout: Duration) -> Self {
         self.stop_timeout = timeout;
@@ -408,13 +409,27 @@ impl<P: Protocol> ReactorBuilder<P> {
         Ok(Reactor { engine: self.build_on(handler, System::new()?)? })
     }
 
+    /// Checks that the settings can work.
+    fn validate(&self) -> Result<(), ConfigError> {
+        for (setting, number) in [
+            ("mailbox", Some(self.mailbox_commands)),
+            ("mailbox", Some(self.mailbox_bytes)),
+            ("max_connections", self.max_connections),
+        ] {
+            if number == Some(0) {
+                return Err(ConfigError { setting, problem: "must be at least 1".into() });
+            }
+        }
+        self.config.validate()
+    }
+
     /// Makes the reactor on a network.
     pub(crate) fn build_on<H: Handler<Protocol = P>, N: Net>(
         self,
         handler: H,
         mut net: N,
     ) -> Result<Engine<H, N>, Error> {
-        self.config.validate()?;
+        self.validate()?;
         let descriptors = net.descriptor_limit().unwrap_or(usize::MAX);
         let of_system = descriptors.saturating_sub(RESERVED_DESCRIPTORS).clamp(1, MAX_SLOTS);
         let now = net.now();
@@ -469,4 +484,25 @@ impl<P: Protocol> ReactorBuilder<P> {
 
 fn handler_type<H: Handler>() -> TypeId {
     TypeId::of::<H>()
+}
+
+#[cfg(test)]
+mod settings {
+    use super::*;
+    use crate::protocol::Native;
+
+    #[test]
+    fn zero_that_means_nothing_is_refused_by_the_name_of_its_setting() {
+        let refused = |builder: ReactorBuilder<Native>| builder.validate().err();
+        let new = || ReactorBuilder::new(Native);
+        for (setting, builder) in [
+            ("mailbox", new().mailbox(0, 1)),
+            ("mailbox", new().mailbox(1, 0)),
+            ("max_connections", new().max_connections(0)),
+        ] {
+            assert_eq!(refused(builder).map(|error| error.setting), Some(setting));
+        }
+        let least = new().mailbox(1, 1).max_connections(1);
+        assert_eq!(refused(least.stop_timeout(Duration::ZERO).busy_poll(Duration::ZERO)), None);
+    }
 }

@@ -388,10 +388,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 self.finish_call(id, pending.waiter, reply, error);
             }
             Ok(Route::Cancelled(flag)) => {
-                // A peer may say so again and again; once is enough.
-                if !flag.swap(true, Ordering::AcqRel) {
-                    self.with_conn(id, |handler, conn| handler.on_cancel(conn, head.id));
-                }
+                flag.store(true, Ordering::Release);
+                self.with_conn(id, |handler, conn| handler.on_cancel(conn, head.id));
+                self.note_settled(id);
             }
             Ok(Route::Goaway { text, redial_after, excludes }) => {
                 log::debug!("connection {id}: the peer goes away: {text}");
@@ -504,7 +503,12 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 self.with_conn(id, |handler, conn| callback(handler.as_any(), conn, result));
             }
         }
-        // Draining waits for calls, too; and a peer that said goaway is left soon after the last.
+        self.note_settled(id);
+    }
+
+    /// A call of ours has ended, or a request of the peer's is not awaited any more: perhaps draining
+    /// waited for that. And a peer that said goaway is left soon after the last.
+    fn note_settled(&mut self, id: ConnId) {
         if let Some(slot) = self.state.get(id)
             && (slot.phase == Phase::Draining || slot.link.is_left())
         {

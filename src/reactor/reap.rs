@@ -75,11 +75,14 @@ impl<H: Handler, N: Net> Engine<H, N> {
             return;
         }
         let held = slot.link.held();
-        let requests = (slot.link.requests_in_flight() - held.messages) as u64;
+        let requests = (slot.link.requests_awaited() - held.messages) as u64;
         for is_cancelled in slot.link.take_requests() {
             is_cancelled.store(true, std::sync::atomic::Ordering::Release);
         }
         let reason = slot.epoch.end_reason().cloned().unwrap_or(CloseReason::Closed);
+        if let Some(dial) = &mut slot.dial {
+            dial.note_end(reason.clone());
+        }
         if told == Told::Nothing
             && self.state.awaited.iter().any(|(awaited, _)| *awaited == id)
             && let Some(slot) = self.state.get_mut(id)
@@ -151,7 +154,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             Incident::DialFailed {
                 conn: id,
                 target: dial.target().to_string(),
-                attempt: dial.attempts(),
+                attempt: dial.note_failed_round(),
                 error: match reason {
                     CloseReason::DialFailed(error) => error,
                     other => NetworkError::from(&std::io::Error::from(other)),

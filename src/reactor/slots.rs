@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, VecDeque},
     io,
     net::{IpAddr, SocketAddr},
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,7 +20,7 @@ use super::{
     stop::{Drain, StopPhase, Sweep},
 };
 use crate::{
-    Bytes, CallId, ConnId, DrainReport, ListenerId, Tagged,
+    Bytes, CallId, Config, ConnId, DrainReport, Error, ListenerId, Tagged,
     board::Published,
     core::{
         connection::Role,
@@ -29,7 +30,7 @@ use crate::{
         timer_wheel::{TimerKey, TimerWheel},
         write_queue::{FRAME_OVERHEAD, QueuePool},
     },
-    error::{CallError, CloseReason, SendError},
+    error::{CallError, CloseReason, SendError, panic_text},
     handle::Shared,
     protocol::Protocol,
     stats::Stats,
@@ -142,6 +143,26 @@ impl<P: Protocol> State<P> {
         Err(io::Error::new(io::ErrorKind::QuotaExceeded, text))
     }
 
+    /// The profile of this protocol and these settings, and the protocol's name.
+    pub(crate) fn profile(
+        &mut self,
+        protocol: &P,
+        config: &Config,
+    ) -> Result<(Arc<Profile<P>>, &'static str), Error> {
+        self.ask_protocol(|state| (state.profiles.get(protocol, config), protocol.name()))
+    }
+
+    /// Asks the application's protocol something while there is no connection that a panic could end: one
+    /// is an error for who wants a connection or a listener.
+    fn ask_protocol<T>(&mut self, ask: impl FnOnce(&mut Self) -> T) -> Result<T, Error> {
+        catch_unwind(AssertUnwindSafe(|| ask(self))).map_err(|panic| {
+            let text = panic_text(&*panic);
+            log::error!("a protocol panicked: {text}");
+            self.stats.panics += 1;
+            Error::Panicked(text)
+        })
+    }
+
     /// Takes a slot for a new connection; there is one.
     pub(crate) fn insert(
         &mut self,
@@ -149,15 +170,15 @@ impl<P: Protocol> State<P> {
         role: Role,
         phase: Phase,
         peer: SocketAddr,
-    ) -> ConnId {
-        // First, as it may panic: it is the application's.
-        let protocol = profile.protocol.clone();
+    ) -> Result<ConnId, Error> {
+        let (salt, now) = (self.rng.next(), self.now);
+        let link = self.ask_protocol(|_| {
+            Link::new(profile.protocol.clone(), role, &profile.config, salt, now)
+        })?;
         let entry = self.slots.vacant_entry();
         let slot = u32::try_from(entry.key()).expect("ids name the slot");
         let board = &self.shared.board;
         let id = board.open(slot);
-        let salt = self.rng.next();
-        let link = Link::new(protocol, role, &profile.config, salt, self.now);
         board.set_max_body(slot, link.body_limit());
         board.set_answer_room(slot, profile.config.hard_limit / 4 * 3);
         entry.insert(Slot {
@@ -176,7 +197,7 @@ impl<P: Protocol> State<P> {
             dial: None,
         });
         self.stats.connections += 1;
-        id
+        Ok(id)
     }
 
     /// Tells other threads how the connection is.

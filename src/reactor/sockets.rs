@@ -37,6 +37,9 @@ pub(crate) trait Sockets {
     /// Gives the stream that [`peer_of`](Self::peer_of) took over to its connection.
     fn adopt_stream(&mut self, id: ConnId) -> io::Result<()>;
 
+    /// Closes the stream that [`peer_of`](Self::peer_of) took over, of which no connection comes.
+    fn drop_stream(&mut self);
+
     /// Closes the socket of a slot, if there is one.
     fn close(&mut self, slot: u32);
 
@@ -175,6 +178,12 @@ impl<N: Net> Sockets for SocketTable<N> {
         match self.adopted.take() {
             Some(stream) => self.insert(id, stream),
             None => Err(io::ErrorKind::NotConnected.into()),
+        }
+    }
+
+    fn drop_stream(&mut self) {
+        if let Some(stream) = self.adopted.take() {
+            self.net.close(stream);
         }
     }
 

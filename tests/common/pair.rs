@@ -94,6 +94,7 @@ impl Side {
             conn.call(body, timeout, move |_: &mut Script, _, result| {
                 let _ = tell.send(result.map(|reply| (reply.tag(), reply.body().to_vec())));
             })
+            .map_err(CallError::from)
         });
         started.unwrap().map(|id| (id, ended))
     }

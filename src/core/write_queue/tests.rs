@@ -330,6 +330,28 @@ fn original_is_kept_only_where_the_frame_does_not_end_with_it() {
     assert_eq!((queue.originals.len(), queue.cost()), (0, 1 + FRAME_OVERHEAD));
 }
 
+#[test]
+fn encoder_that_takes_away_what_was_there_tears_the_queue_and_not_its_accounts() {
+    for is_urgent in [false, true] {
+        let mut queue = WriteQueue::default();
+        push(&mut queue, b"frame");
+        queue.push_urgent(|out| out.extend_from_slice(b"!!"));
+        let takes = |out: &mut Vec<u8>| out.truncate(1);
+        let panics = panic::catch_unwind(AssertUnwindSafe(|| {
+            if is_urgent {
+                queue.push_urgent(takes);
+            } else {
+                queue.push(What::Answer, 0, 0, takes);
+            }
+        }));
+        assert!(panics.is_err() && queue.is_torn());
+        queue.check();
+        assert_eq!((queue.messages(), queue.bytes()), (1, 7));
+        assert!(queue.take_unsent().is_empty(), "what it took away can't be handed back");
+        assert!(!queue.is_torn() && queue.is_empty(), "another connection can use it");
+    }
+}
+
 /// At every byte of the frame, in every way to push, in every state of the queue.
 #[test]
 fn encoder_that_panics_leaves_the_queue_as_it_was() {

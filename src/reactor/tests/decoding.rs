@@ -44,6 +44,8 @@ enum Format {
     Marked,
     /// It asks for this much, whatever it is shown.
     Asks(usize),
+    /// A frame whose body is so long, behind a header of that length.
+    Finds(usize, usize),
     /// Reads nothing, and writes bodies as they are.
     Raw,
 }
@@ -92,6 +94,8 @@ impl Protocol for Counting {
             })
         } else if let Format::Asks(total) = self.format {
             Decoded::need(total)
+        } else if let Format::Finds(header, body) = self.format {
+            Decoded::frame(Head::plain(NoId), header, body)
         } else if let Some(len) = buf.first_chunk() {
             let len = u32::from_be_bytes(*len) as usize;
             if self.format == Format::Late && buf.len() < 4 + len {
@@ -234,6 +238,29 @@ fn need_of_more_than_a_frame_can_have_closes_the_connection() {
     scene.send(b"x", 1);
     let error = DecodeError::BodyTooLong { len: total as u64, max: max as u64 };
     assert_eq!(scene.server.ends.take(), [CloseReason::Protocol(error)]);
+}
+
+#[test]
+fn body_of_more_than_may_be_closes_the_connection_also_where_the_decoder_lets_it_pass() {
+    const MAX: usize = 8 << 20;
+    const MOST: usize = MAX + (64 << 10);
+    assert_eq!(Config::new().max_body, MAX);
+    for (header, body, too_long) in [
+        (4, MAX, None),
+        (4, MAX + 1, Some(MAX + 1)),
+        (0, MAX + 1, Some(MAX + 1)),
+        (MOST - MAX, MAX, None),
+        (MOST, 1, Some(MOST + 1)),
+        (4, usize::MAX - 4, Some(usize::MAX - 4)),
+    ] {
+        let mut scene = Scene::new(Format::Finds(header, body), Noting::default());
+        scene.send(b"x", 1);
+        let closed = too_long.map(|len| {
+            let error = DecodeError::BodyTooLong { len: len as u64, max: MAX as u64 };
+            CloseReason::Protocol(error)
+        });
+        assert_eq!(scene.server.ends.take(), Vec::from_iter(closed), "{header} + {body}");
+    }
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! What is dialled, by which rules, and what belongs to which epoch.
 
-use std::time::Duration;
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use super::{
     fleet::Fleet,
-    script::{SERVER, Script, accepted, call, pair},
+    script::{Log, SERVER, Script, accepted, call, pair},
 };
 use crate::{
-    CallId, Config, ConnId, ReactorBuilder, Reconnect,
+    CallId, Config, ConnId, Incident, ReactorBuilder, Reconnect,
     protocol::{Any, Native, Protocol, Tcpstream},
     reactor::{commands::Command, net::sim::SimWorld},
 };
@@ -63,7 +63,7 @@ fn reactor_keeps_its_own_format_and_settings_for_life() {
 
 /// Calls on two epochs of a connection, which have the same number, and of which only the second is
 /// in flight.
-fn two_epochs() -> (Fleet<Script>, ConnId, CallId, CallId, super::script::Log) {
+fn two_epochs() -> (Fleet<Script>, ConnId, CallId, CallId, Log) {
     let world = SimWorld::new(1);
     let ((mut server, _), (client, log)) = (Script::noting(), Script::noting());
     let mut kept = Vec::new();
@@ -197,4 +197,87 @@ fn policies_that_are_all_different_are_looked_up_and_not_compared() {
     }
     let profiles = &fleet.nodes[0].engine.state.profiles;
     assert!(profiles.most_alike() <= 4, "{} have the same hash", profiles.most_alike());
+}
+
+// ---- what is told ----
+
+/// A client without a server, whose handler notes the numbers of the rounds that failed.
+fn lonely(config: &Config) -> (SimWorld, Fleet<Script>, Rc<RefCell<Vec<u32>>>, Log) {
+    let world = SimWorld::new(1);
+    let (mut client, log) = Script::noting();
+    let rounds = Rc::new(RefCell::new(Vec::new()));
+    let note = rounds.clone();
+    client.on_error = Box::new(move |_, incident| {
+        if let Incident::DialFailed { attempt, .. } = incident {
+            note.borrow_mut().push(*attempt);
+        }
+    });
+    let mut fleet = Fleet::new(world.clone());
+    fleet.add(2, ReactorBuilder::new(Native).config(config.clone()).seed(2), client);
+    (world, fleet, rounds, log)
+}
+
+#[test]
+fn first_round_that_fails_is_number_one_however_it_was_dialled() {
+    let mut config = Config::new();
+    config.reconnect(Reconnect::fixed(SECOND).max_attempts(3));
+    let (world, mut fleet, rounds, _) = lonely(&config);
+    let _nobody = world.host([10, 0, 0, 1]);
+    fleet.nodes[0].engine.context().connect(SERVER).unwrap();
+    fleet.run_for(LONG);
+    assert_eq!(rounds.take(), [1, 2, 3]);
+
+    // Somebody waits for the first round.
+    let id = fleet.nodes[0].engine.context().connect(SERVER).unwrap();
+    fleet.nodes[0].engine.state.awaited.push((id, Box::new(|_| {})));
+    fleet.run_for(LONG);
+    assert_eq!(rounds.take(), [1]);
+}
+
+#[test]
+fn first_round_that_fails_after_a_loss_is_number_one() {
+    let mut config = Config::new();
+    config.reconnect(Reconnect::fixed(SECOND));
+    for uptime in [SECOND, LONG] {
+        let (world, mut fleet, rounds, _) = lonely(&config);
+        fleet.add(1, ReactorBuilder::new(Native).seed(1), Script::default());
+        fleet.nodes[1].engine.context().listen(SERVER).unwrap();
+        fleet.nodes[0].engine.context().connect(SERVER).unwrap();
+        fleet.run_for(uptime);
+        world.kill_host(fleet.nodes[1].host);
+        fleet.send_away(1, 10 * LONG);
+        fleet.run_for(3 * SECOND + SECOND / 2);
+        assert_eq!(rounds.take(), [1, 2, 3], "up for {uptime:?}");
+    }
+}
+
+#[test]
+fn call_while_the_connection_is_down_is_told_why_it_is_down() {
+    let mut config = Config::new();
+    config.reconnect(Reconnect::fixed(10 * SECOND));
+    let (world, mut fleet, _, log) = lonely(&config);
+    let calls = |fleet: &mut Fleet<Script>, conn| {
+        call(&mut fleet.nodes[0].engine.context().conn(conn).unwrap(), "x", SECOND)
+            .unwrap_err()
+            .to_string()
+    };
+    let conn = fleet.nodes[0].engine.context().connect(SERVER).unwrap();
+    let first = "disconnected: could not connect: the first attempt is under way (not sent)";
+    assert_eq!(calls(&mut fleet, conn), first);
+    let _nobody = world.host([10, 0, 0, 1]);
+    fleet.run_for(LONG);
+    let refused = calls(&mut fleet, conn);
+    assert!(refused.contains("could not connect: ") && !refused.contains("under way"), "{refused}");
+    assert!(log.count("error") > 1);
+    fleet.handle(0).abort(conn);
+
+    let server = ReactorBuilder::new(Native).seed(1);
+    fleet.add(3, server, Script::default());
+    fleet.nodes[1].engine.context().listen("10.0.0.3:7001").unwrap();
+    let conn = fleet.nodes[0].engine.context().connect("10.0.0.3:7001").unwrap();
+    fleet.run_for(SECOND);
+    let at_server = fleet.nodes[1].engine.context().connections().next().unwrap();
+    fleet.handle(1).close(at_server);
+    fleet.run_for(5 * SECOND);
+    assert_eq!(calls(&mut fleet, conn), "disconnected: closed by the peer (not sent)");
 }

@@ -998,6 +998,42 @@ fn any_callback_may_pause_and_resume_whatever_is_there() {
 }
 
 #[test]
+fn no_fault_of_the_network_makes_a_reckless_callback_leave_anything() {
+    let deeds: [Deed; 4] = [
+        Rc::new(|cx, id| {
+            if let Some(mut conn) = id.and_then(|id| cx.conn(id)) {
+                conn.drain();
+            }
+            let _ = cx.connect(SERVER);
+        }),
+        Rc::new(|cx, id| {
+            if let Some(mut conn) = id.and_then(|id| cx.conn(id)) {
+                let _ = conn.send(vec![b'x'; 200_000]);
+                conn.close();
+            }
+        }),
+        Rc::new(|cx, _| {
+            let ids: Vec<_> = cx.connections().collect();
+            for id in ids {
+                if let Some(mut conn) = cx.conn(id) {
+                    conn.abort();
+                }
+            }
+        }),
+        Rc::new(|cx, _| {
+            cx.broadcast(Audience::All, vec![b'y'; 20_000]);
+        }),
+    ];
+    for seed in 0..8 {
+        for (index, deed) in deeds.iter().enumerate() {
+            for place in ["on_connect", "on_message", "on_disconnect", "on_error", "callback"] {
+                run_life(&SimWorld::with_faults(seed), place, 3, index % 2, deed);
+            }
+        }
+    }
+}
+
+#[test]
 fn connection_that_waits_while_the_reactor_stops_is_told_once() {
     for times in 0..3 {
         let world = SimWorld::new(1);

@@ -1,19 +1,25 @@
 //! How connections end, and what is told of it.
 
-use std::time::Duration;
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
 use super::{
-    bent::{Bend, bent_pair, raw},
+    bent::{Bend, bent_pair, frame, raw},
     script::{SERVER, Script, accepted, call, pair},
 };
 use crate::{
-    CallError, Config, Fate, Incident, ReactorBuilder, Reconnect,
-    protocol::{Hello, Native, Protocol},
+    CallError, Config, Fate, Incident, ReactorBuilder, Reconnect, SendError,
+    protocol::{Hello, Kind, Native, Protocol},
     reactor::{net::sim::SimWorld, slot::Phase, tests::fleet::Fleet},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(60);
+
+fn once() -> Config {
+    let mut config = Config::new();
+    config.reconnect(Reconnect::never());
+    config
+}
 
 #[test]
 fn call_that_ended_as_not_sent_does_not_leave() {
@@ -227,6 +233,102 @@ fn peer_that_says_goaway_and_stays_is_left_when_nothing_is_in_flight() {
     fleet.run_for(200 * LONG);
     assert_eq!(log.count("disconnect the peer went away"), 1, "{:?}", log.take());
     assert_eq!(log.count("connect 2"), 1);
+}
+
+#[test]
+fn drain_does_not_wait_for_a_request_that_its_caller_has_cancelled() {
+    for is_cancelled_first in [true, false] {
+        let world = SimWorld::new(1);
+        let ((mut server, seen), (client, log)) = (Script::noting(), Script::noting());
+        let kept = Rc::new(RefCell::new(Vec::new()));
+        let keep = kept.clone();
+        server.on_message =
+            Box::new(move |conn, msg| keep.borrow_mut().push(conn.defer(&msg).unwrap()));
+        let mut config = Config::new();
+        config.close_timeout(LONG).reconnect(Reconnect::never());
+        let (mut fleet, conn) = pair(&world, server, client, &config);
+        let held = call(&mut fleet.nodes[1].engine.context().conn(conn).unwrap(), "held", LONG);
+        fleet.run_for(SECOND);
+        let at_server = accepted(&mut fleet);
+        if !is_cancelled_first {
+            fleet.handle(0).drain(at_server);
+            fleet.run_for(SECOND);
+            assert_eq!(seen.count("disconnect"), 0, "the caller still waits");
+        }
+        let mut cx = fleet.nodes[1].engine.context();
+        cx.conn(conn).unwrap().cancel_call(held.unwrap());
+        fleet.run_for(SECOND);
+        assert_eq!(seen.count("cancel"), 1);
+        if is_cancelled_first {
+            let mut cx = fleet.nodes[0].engine.context();
+            let stats = cx.conn(at_server).unwrap().conn_stats();
+            assert_eq!(stats.requests_in_flight, 1, "its answer is still being made");
+            fleet.handle(0).drain(at_server);
+            fleet.run_for(SECOND);
+        }
+        assert_eq!(seen.lines("disconnect"), ["disconnect closed"], "and nothing was cut");
+        assert_eq!(log.count("disconnect"), 1);
+        let late = kept.take().pop().unwrap().reply("late").unwrap_err();
+        assert_eq!(late.take_back().err(), Some(SendError::Closed));
+        assert!(fleet.stop());
+        fleet.assert_empty();
+    }
+}
+
+#[test]
+fn peer_that_said_goaway_is_left_when_it_has_cancelled_all_that_it_asked() {
+    let world = SimWorld::new(1);
+    let ((server, _), (mut client, log)) = (Script::noting(), Script::noting());
+    let mut kept = Vec::new();
+    client.on_message = Box::new(move |conn, msg| kept.push(conn.defer(&msg).unwrap()));
+    let mut config = Config::new();
+    config.close_timeout(5 * SECOND).reconnect(Reconnect::never());
+    let bends = [Bend::Nothing; 2];
+    let (mut fleet, _) = bent_pair(&world, bends, [server, client], &config);
+    let at_server = accepted(&mut fleet);
+    let mut cx = fleet.nodes[0].engine.context();
+    let mut conn = cx.conn(at_server).unwrap();
+    let held = call(&mut conn, "held", LONG).unwrap();
+    conn.send(raw(&frame(Kind::Goaway, u64::MAX, 0, b""))).unwrap();
+    fleet.run_for(SECOND);
+    fleet.nodes[0].engine.context().conn(at_server).unwrap().cancel_call(held);
+    fleet.run_for(10 * SECOND);
+    assert_eq!(log.count("disconnect the peer went away"), 1, "{:?}", log.take());
+}
+
+/// A relay moves the responder of a request into the callback of the call that it makes for it.
+#[test]
+fn callback_of_a_refused_call_is_given_back_with_what_was_moved_into_it() {
+    for runs in [true, false] {
+        let world = SimWorld::new(1);
+        let ((mut server, _), (client, log)) = (Script::noting(), Script::noting());
+        server.on_message = Box::new(move |conn, msg| {
+            let responder = conn.defer(&msg).unwrap();
+            // Nothing follows a close.
+            conn.drain();
+            let refused = conn
+                .call("on", SECOND, |script: &mut Script, _, result| {
+                    let Err(error) = result else { return };
+                    script.log.note(format!("refused {error}"));
+                    responder.fail(300, "refused").unwrap();
+                })
+                .unwrap_err();
+            if runs {
+                refused.run(&mut Script::default(), conn);
+            } else {
+                assert!(matches!(CallError::from(refused), CallError::Disconnected { .. }));
+            }
+        });
+        let (mut fleet, conn) = pair(&world, server, client, &once());
+        call(&mut fleet.nodes[1].engine.context().conn(conn).unwrap(), "x", LONG).unwrap();
+        fleet.run_for(SECOND);
+        let answer = if runs {
+            "call x failed: the peer failed: refused (code 300)"
+        } else {
+            "call x failed: the peer failed: the responder was dropped (code 3)"
+        };
+        assert_eq!(log.lines("call"), [answer]);
+    }
 }
 
 #[test]

@@ -193,7 +193,7 @@ impl Scene {
                 Err(error) => format!("no reply to {asked}: {error}"),
             });
         };
-        conn.call::<Talking>(body, timeout, callback)
+        conn.call::<Talking>(body, timeout, callback).map_err(CallError::from)
     }
 
     /// Calls from the client's side, patiently.

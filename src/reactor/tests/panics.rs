@@ -15,8 +15,12 @@ use super::{
     script::{Log, SERVER, Script, accepted, call},
 };
 use crate::{
-    Audience, CallError, Config, ConnId, Fate, Reconnect, protocol::Kind,
-    reactor::net::sim::SimWorld,
+    Audience, CallError, Config, ConnId, Error, Fate, Reconnect,
+    protocol::Kind,
+    reactor::{
+        dial::stream_options,
+        net::{BroughtStream, sim::SimWorld},
+    },
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -180,6 +184,38 @@ fn encoder_that_panics_on_a_ping_costs_its_connection() {
 }
 
 #[test]
+fn encoder_that_takes_away_what_was_queued_costs_the_connection_that_it_was_queued_for() {
+    let mut rig = Rig::plain();
+    let mut cx = rig.fleet.nodes[1].engine.context();
+    cx.conn(rig.victim).unwrap().send("before").unwrap();
+    panic_at(At::TakeAway);
+    rig.fleet.handle(1).send(rig.victim, "poison").unwrap();
+    rig.fleet.run_for(10 * SECOND);
+    assert!(!is_planned());
+    assert_eq!(rig.log.count("disconnect a callback panicked: an encoder only appends"), 1);
+    assert_eq!(rig.log.count("connect 2"), 1);
+    rig.assert_served();
+    assert_eq!(rig.seen.lines("message"), ["message victim", "message other"]);
+
+    // Also where the callback of another connection queued it.
+    let victim = rig.victim;
+    let mut cx = rig.fleet.nodes[1].engine.context();
+    let mut conn = cx.conn(rig.other).unwrap();
+    conn.call::<Script<Bent>>("x", LONG, move |_, conn, _| {
+        let mut conn = conn.conn(victim).unwrap();
+        conn.send("before").unwrap();
+        panic_at(At::TakeAway);
+        let _ = conn.send("poison");
+    })
+    .unwrap();
+    rig.fleet.run_for(10 * SECOND);
+    assert!(!is_planned());
+    assert_eq!(rig.log.count("connect 3"), 1, "the victim: {:?}", rig.log.take());
+    assert_eq!(rig.seen.count("disconnect protocol error"), 0);
+    assert_eq!(rig.seen.count("message before"), 0);
+}
+
+#[test]
 fn id_that_panics_costs_the_connection_of_its_message() {
     let mut rig = Rig::plain();
     panic_at(At::PushId);
@@ -243,48 +279,144 @@ fn hello_that_panics_costs_that_attempt() {
     rig.assert_served();
 }
 
+/// Where a protocol is asked when a connection is made of it.
+const MAKING: [At; 2] = [At::Clone, At::LargestBody];
+
 #[test]
-fn clone_that_panics_when_a_connection_is_made_costs_that_connection() {
+fn protocol_that_panics_when_a_connection_is_made_is_an_error_for_who_asked() {
+    for at in MAKING {
+        let mut rig = Rig::plain();
+        let connections = rig.fleet.nodes[1].engine.state.stats.connections;
+        panic_at(at);
+        let made = rig.fleet.nodes[1].engine.context().connect(SERVER);
+        assert!(matches!(&made, Err(Error::Panicked(text)) if text == "as planned"), "{made:?}");
+        panic_at(at);
+        rig.fleet.handle(1).run(|cx| assert!(cx.connect(SERVER).is_err())).unwrap();
+        rig.fleet.run_for(SECOND);
+        assert!(!is_planned());
+        assert_eq!(rig.log.count("error"), 0, "{:?}", rig.log.take());
+        let stats = rig.fleet.nodes[1].engine.state.stats;
+        assert_eq!((stats.panics, stats.connections), (2, connections));
+        rig.assert_served();
+    }
+}
+
+#[test]
+fn protocol_that_panics_when_a_listener_is_made_leaves_none() {
     let mut rig = Rig::plain();
+    let mut config = Config::new();
+    config.backlog(7);
     panic_at(At::Clone);
-    rig.fleet.handle(1).run(|cx| _ = cx.connect(SERVER)).unwrap();
-    rig.fleet.run_for(SECOND);
-    assert!(!is_planned());
-    assert_eq!(rig.log.count("error a closure panicked: as planned"), 1, "{:?}", rig.log.take());
+    let mut cx = rig.fleet.nodes[1].engine.context();
+    let made = cx.listen_with("10.0.0.2:7002", &Bent(Bend::Fragile), &config);
+    assert!(matches!(made, Err(Error::Panicked(_))), "{made:?}");
+    assert!(cx.listen_with("10.0.0.2:7002", &Bent(Bend::Fragile), &config).is_ok());
     rig.assert_served();
 }
 
 #[test]
-fn clone_that_panics_when_a_connection_is_redialled_ends_that_connection() {
-    let mut rig = Rig::plain();
-    panic_at(At::Clone);
+fn protocol_that_panics_when_a_connection_is_redialled_ends_that_connection() {
+    for at in MAKING {
+        let mut rig = Rig::plain();
+        panic_at(at);
+        let connections = rig.world.connections();
+        rig.world.reset(connections[0]);
+        rig.fleet.run_for(SECOND);
+        assert!(!is_planned());
+        let gone = [rig.victim, rig.other].map(|id| rig.fleet.handle(1).is_open(id));
+        assert_eq!(gone, [false, true]);
+        // What had promised to go on says that it does not.
+        assert_eq!(rig.log.count("error connection"), 1, "{:?}", rig.log.take());
+        rig.assert_served();
+    }
+}
+
+#[test]
+fn protocol_that_panics_when_a_connection_is_accepted_refuses_that_connection() {
+    for at in MAKING {
+        let world = SimWorld::new(1);
+        let ((server, log), (client, _)) = (Script::noting(), Script::noting());
+        let mut config = Config::new();
+        config.reconnect(Reconnect::fixed(SECOND));
+        let bends = [Bend::Fragile, Bend::Nothing];
+        let (mut fleet, _) = bent_pair(&world, bends, [server, client], &config);
+        panic_at(at);
+        fleet.nodes[1].engine.context().connect(SERVER).unwrap();
+        fleet.run_for(10 * SECOND);
+        assert!(!is_planned());
+        assert_eq!(log.count("connect"), 2, "the first, and the next attempt: {:?}", log.take());
+        assert_eq!(fleet.nodes[0].engine.state.stats.panics, 1);
+        assert!(fleet.stop());
+        fleet.assert_empty();
+    }
+}
+
+#[test]
+fn protocol_that_panics_when_a_stream_is_adopted_closes_the_stream() {
+    for at in MAKING {
+        let mut rig = Rig::plain();
+        let options = stream_options(&Config::new());
+        let net = &mut rig.fleet.nodes[1].engine.sockets.net;
+        let stream = net.dial(SERVER.parse().unwrap(), &options).unwrap();
+        rig.fleet.run_for(SECOND);
+        panic_at(at);
+        // Settings of its own, so that a profile is made.
+        let config = Config::go_tcpstream();
+        let mut cx = rig.fleet.nodes[1].engine.context();
+        let made =
+            cx.adopt_brought(BroughtStream::Simulated(stream), &Bent(Bend::Fragile), &config);
+        assert!(matches!(made, Err(Error::Panicked(_))), "{made:?}");
+        assert!(!is_planned());
+        rig.fleet.run_for(SECOND);
+        assert_eq!(rig.seen.count("error"), 1, "its hello never came: {:?}", rig.seen.take());
+        rig.assert_served();
+    }
+}
+
+#[test]
+fn protocol_that_panics_when_a_connection_ends_leaves_no_call_without_an_end() {
+    let mut rig = Rig::new(|server, _, _| {
+        let mut kept = Vec::new();
+        server.on_message = Box::new(move |conn, msg| match &*msg.text() {
+            "go away" => _ = conn.send(raw(&frame(Kind::Goaway, u64::MAX, 0, b""))),
+            "held" => kept.push(conn.defer(&msg)),
+            _ => _ = conn.reply(&msg, &msg),
+        });
+    });
+    let handle = rig.fleet.handle(1);
+    let calls: Vec<_> = (0..3).map(|_| handle.call_async(rig.victim, "held", LONG)).collect();
+    handle.send(rig.victim, "go away").unwrap();
+    rig.fleet.run_for(SECOND);
+    panic_at(At::Handled);
     let connections = rig.world.connections();
     rig.world.reset(connections[0]);
-    rig.fleet.run_for(SECOND);
+    rig.fleet.run_for(10 * SECOND);
     assert!(!is_planned());
-    let gone = [rig.victim, rig.other].map(|id| rig.fleet.handle(1).is_open(id));
-    assert_eq!(gone, [false, true]);
-    // What had promised to go on says that it does not.
-    assert_eq!(rig.log.count("error connection"), 1, "{:?}", rig.log.take());
+    for call in calls {
+        let error = call.wait().unwrap_err();
+        assert_eq!(error.fate(), Fate::MaybeSent, "{error}");
+    }
     rig.assert_served();
+    assert!(rig.fleet.stop());
+    rig.fleet.assert_empty();
 }
 
 #[test]
-fn clone_that_panics_when_a_connection_is_accepted_refuses_that_connection() {
-    let world = SimWorld::new(1);
-    let ((server, log), (client, _)) = (Script::noting(), Script::noting());
+fn protocol_that_panics_as_two_are_compared_costs_a_broadcast_its_receivers() {
+    let mut rig = Rig::plain();
     let mut config = Config::new();
-    config.reconnect(Reconnect::fixed(SECOND));
-    let bends = [Bend::Fragile, Bend::Nothing];
-    let (mut fleet, _) = bent_pair(&world, bends, [server, client], &config);
-    panic_at(At::Clone);
-    fleet.nodes[1].engine.context().connect(SERVER).unwrap();
-    fleet.run_for(10 * SECOND);
+    config.reconnect(Reconnect::never());
+    let mut cx = rig.fleet.nodes[1].engine.context();
+    cx.connect_with(SERVER, &Bent(Bend::Fragile), &config).unwrap();
+    rig.fleet.run_for(SECOND);
+    panic_at(At::Compare);
+    rig.fleet.handle(1).broadcast("news").unwrap();
+    rig.fleet.run_for(SECOND);
     assert!(!is_planned());
-    assert_eq!(log.count("connect"), 2, "the first, and the next attempt: {:?}", log.take());
-    assert_eq!(fleet.nodes[0].engine.state.stats.panics, 1);
-    assert!(fleet.stop());
-    fleet.assert_empty();
+    assert_eq!(rig.log.count("disconnect"), 0);
+    assert_eq!(rig.seen.count("message news"), 2, "{:?}", rig.seen.take());
+    assert_eq!(rig.fleet.nodes[1].engine.state.stats.undelivered, 1);
+    rig.assert_served();
 }
 
 #[test]

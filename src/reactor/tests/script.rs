@@ -168,6 +168,7 @@ pub(super) fn call<P: Protocol>(
     conn.call::<Script<P>>(body, timeout, move |script, _, result| {
         script.log.note(outcome(body, result));
     })
+    .map_err(CallError::from)
 }
 
 fn outcome(body: &str, result: Result<Reply<'_>, CallError>) -> String {

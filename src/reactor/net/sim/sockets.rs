@@ -9,10 +9,17 @@ use std::{
 
 use super::{
     super::{Answer, ListenOptions, StreamOptions, Token},
-    connection::{Connection, End, EndId, Link, Pipe},
+    connection::{Connection, End, EndId, Link, Nanos, Pipe},
     state::{Action, END, FIRST_PORT, Listener, Lookup, READ, Socket, State, WRITE, nanos},
     trace::Op,
 };
+
+/// A receive buffer that is shorter takes time to be filled again, as a window that is shorter than a segment
+/// does. Else a long body would come through it at one moment, a turn for each piece, as in a loop that spins.
+const SHORT: usize = 1460;
+
+/// How long that takes, in nanoseconds.
+const REFILL: Nanos = 1000;
 
 impl State {
     // ---- Listeners.
@@ -300,9 +307,13 @@ impl State {
         if self.rng.chance(self.faults.short_read) {
             len = self.rng.part_of(len);
         }
+        let now = self.now;
         let pipe = self.pipe(id.other());
         pipe.take(&mut buf[..len]);
         if std::mem::take(&mut pipe.is_full) {
+            if pipe.receive_limit < SHORT {
+                pipe.stalled_until = pipe.stalled_until.max(now + REFILL);
+            }
             self.schedule_delivery(id.other());
         }
         let end = self.end(id);

@@ -381,6 +381,27 @@ fn missing_hint_is_followed_by_a_plain_readable_event() {
 }
 
 #[test]
+fn short_receive_buffer_takes_time_to_be_filled_again() {
+    let mut faults = Faults::none();
+    faults.receive_buffer = 2..=2;
+    let world = SimWorld::new(0);
+    world.set_faults(faults);
+    let mut pair = Pair::new(world);
+    pair.client.write(&[7; 100]).unwrap();
+    pair.settle();
+    for _ in 0..10 {
+        let before = pair.world.now();
+        assert_eq!(pair.server.read(&mut [0; 20]), Ok(2));
+        assert_eq!(pair.server.read(&mut [0; 20]), Err(ErrorKind::WouldBlock));
+        pair.server.poll();
+        pair.client.poll();
+        let next = pair.world.next_event().unwrap();
+        assert!(next > before, "the rest comes in the same moment");
+        pair.world.advance_to(next);
+    }
+}
+
+#[test]
 fn short_read_is_followed_by_an_event() {
     let mut pair = Pair::calm(3);
     pair.server.poll();
