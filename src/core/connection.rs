@@ -65,6 +65,9 @@ pub(crate) struct Connection<P: Protocol, W, D> {
 
     greeting: Greeting,
     role: Role,
+    /// What answers are charged that wait for those before them: a copy of what the table of requests
+    /// has, for the limits that are looked at with every message. Up to 4 GiB, to be small.
+    held_cost: u32,
     /// The last request of the peer's that is handled.
     last_request: Option<P::Id>,
     /// What only a connection that comes to its end has.
@@ -170,6 +173,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             pushes: 0,
             greeting,
             role,
+            held_cost: 0,
             last_request: None,
             farewell: None,
             heartbeat: Heartbeat::new(now),
@@ -555,21 +559,26 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     ) {
         let requests = &mut self.talk_or_new().requests;
         if !requests.is_next(place) {
-            return requests.hold(place, *head, body.into_bytes());
+            requests.hold(place, *head, body.into_bytes());
+            self.note_held();
+            return;
         }
         if place.is_some() {
             requests.advance();
         }
         self.push_frame(head, body, What::Answer, pool);
         while let Some((head, body)) = self.talk_or_new().requests.take_answer() {
+            self.note_held();
             self.push_frame(&head, body, What::Answer, pool);
         }
     }
 
+    fn note_held(&mut self) {
+        self.held_cost = u32::try_from(self.held().cost()).unwrap_or(u32::MAX);
+    }
+
     /// Answers that wait for those before them.
-    #[inline]
     pub(crate) fn held(&self) -> Held {
-        // The protocol is not asked: this is looked at where no connection is served.
         self.talk.as_ref().map_or_else(Held::default, |talk| talk.requests.held())
     }
 
@@ -685,13 +694,13 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     /// What is queued, and answers that wait for others, overhead included.
     #[inline]
     pub(crate) fn queued_cost(&self) -> usize {
-        self.out.as_ref().map_or(0, |queue| queue.cost()) + self.held().cost()
+        self.out.as_ref().map_or(0, |queue| queue.cost()) + self.held_cost as usize
     }
 
     /// As [`queued_cost`](Self::queued_cost), of what the peer's own messages caused.
     #[inline]
     fn caused_cost(&self) -> usize {
-        self.out.as_ref().map_or(0, |queue| queue.caused()) + self.held().cost()
+        self.out.as_ref().map_or(0, |queue| queue.caused()) + self.held_cost as usize
     }
 
     // ---- calls of ours ----
@@ -851,6 +860,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     /// Takes every request in flight: the epoch is over.
     pub(crate) fn take_requests(&mut self) -> Vec<D> {
+        self.held_cost = 0;
         self.talk.as_mut().map_or_else(Vec::new, |talk| talk.requests.drain().collect())
     }
 
@@ -972,6 +982,12 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     pub(crate) const fn role(&self) -> Role {
         self.role
+    }
+
+    /// Checks the invariants.
+    #[cfg(test)]
+    pub(crate) fn check(&self) {
+        assert_eq!(self.held_cost as usize, self.held().cost());
     }
 }
 

@@ -164,30 +164,30 @@ impl What {
     }
 }
 
-/// Appends what `encode` appends, and says how much that is. If `encode` panics nothing is
-/// appended: half a frame must never be sent.
+/// Takes back what an encoder wrote, if that panics: half a frame must never be sent.
 ///
-/// One that takes away what was there panics here, too. That can't be brought back; the place of it stays,
-/// so that the accounts hold, and the queue is torn.
-#[inline]
-fn append(buffer: &mut Vec<u8>, is_torn: &mut bool, encode: impl FnOnce(&mut Vec<u8>)) -> usize {
-    struct Undo<'a> {
-        buffer: &'a mut Vec<u8>,
-        is_torn: &'a mut bool,
-        before: usize,
+/// An encoder that takes away what was there before panics, too. What is lost can't be brought back; its
+/// place stays, so that the accounts hold, and the queue is torn.
+struct Undo<'a, const IS_URGENT: bool> {
+    queue: &'a mut WriteQueue,
+    before: usize,
+}
+
+impl<const IS_URGENT: bool> Undo<'_, IS_URGENT> {
+    #[inline]
+    const fn buffer(&mut self) -> &mut Vec<u8> {
+        if IS_URGENT { &mut self.queue.urgent } else { &mut self.queue.tail }
     }
-    impl Drop for Undo<'_> {
-        fn drop(&mut self) {
-            *self.is_torn |= self.buffer.len() < self.before;
-            self.buffer.resize(self.before, 0);
-        }
+}
+
+impl<const IS_URGENT: bool> Drop for Undo<'_, IS_URGENT> {
+    #[cold]
+    fn drop(&mut self) {
+        let before = self.before;
+        let is_torn = self.buffer().len() < before;
+        self.buffer().resize(before, 0);
+        self.queue.is_torn |= is_torn;
     }
-    let before = buffer.len();
-    let undo = Undo { buffer, is_torn, before };
-    encode(undo.buffer);
-    let len = undo.buffer.len().checked_sub(before).expect("an encoder only appends");
-    mem::forget(undo);
-    len
 }
 
 /// What [`WriteQueue::advance`] finished.
@@ -225,6 +225,17 @@ impl<'a> Piece<'a> {
 }
 
 impl WriteQueue {
+    /// Appends what `encode` appends, and says how much that is. If `encode` panics nothing is appended.
+    #[inline]
+    fn append<const IS_URGENT: bool>(&mut self, encode: impl FnOnce(&mut Vec<u8>)) -> usize {
+        let mut undo = Undo::<IS_URGENT> { queue: self, before: 0 };
+        undo.before = undo.buffer().len();
+        encode(undo.buffer());
+        let len = undo.buffer().len().checked_sub(undo.before).expect("an encoder only appends");
+        mem::forget(undo);
+        len
+    }
+
     /// Appends a frame that `encode` appends to the buffer, with a body of this length at its end.
     ///
     /// This and the others that push leave the queue as it was if `encode` panics.
@@ -239,7 +250,7 @@ impl WriteQueue {
         if self.tail.len() >= CHUNK_BYTES {
             self.begin_chunk(Vec::new());
         }
-        let len = append(&mut self.tail, &mut self.is_torn, encode);
+        let len = self.append::<false>(encode);
         self.account(Frame::new(len, what, tag, body_len));
     }
 
@@ -270,7 +281,7 @@ impl WriteQueue {
         encode: impl FnOnce(&mut Vec<u8>),
         body: Bytes,
     ) {
-        let header_len = append(&mut self.tail, &mut self.is_torn, encode);
+        let header_len = self.append::<false>(encode);
         let body_len = body.len();
         self.seal();
         if !body.is_empty() {
@@ -290,7 +301,7 @@ impl WriteQueue {
     ) {
         let (before, body_len) = (self.tail.len(), body.as_slice().len());
         let encode = |out: &mut Vec<u8>| encode(body.as_slice(), out);
-        let len = append(&mut self.tail, &mut self.is_torn, encode);
+        let len = self.append::<false>(encode);
         let frame = Frame::new(len, what, tag, body_len.min(len));
         if what.is_push() && !self.tail[before..].ends_with(body.as_slice()) {
             self.account_with_original(frame, body.into_bytes());
@@ -399,7 +410,7 @@ impl WriteQueue {
 
     /// Appends control frames that overtake what is queued.
     pub(crate) fn push_urgent(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
-        self.cost += append(&mut self.urgent, &mut self.is_torn, encode);
+        self.cost += self.append::<true>(encode);
     }
 
     /// Fills `slices` with what is to be written next, and says with how many.

@@ -48,6 +48,7 @@ pub enum Any {
 /// The id of a message of [`Any`]: that of the chosen format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
+#[repr(u64)] // so that all ids begin at one place, and are copied in whole words
 pub enum AnyId {
     /// An id of [`Native`].
     Native(u64),

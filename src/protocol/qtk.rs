@@ -157,7 +157,6 @@ impl Protocol for Qtk2 {
 /// assert_eq!(id.to_string(), "123e4567-e89b-12d3-a456-426614174000");
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-#[repr(align(8))] // so that all ids of `AnyId` begin at one place, and are copied in whole words
 pub struct Uuid<const N: usize>([u8; N]);
 
 impl Uuid<36> {

@@ -145,12 +145,12 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 self.with_context("a closure", |handler, cx| closure(handler.as_any(), cx));
             }
             Command::Resolved { conn, round, found } => {
-                self.context().on_resolved(conn, round, found);
+                self.cx().on_resolved(conn, round, found);
             }
             Command::Stop => {
                 if let Some(ask) = self.state.shared.take_stop() {
                     let timeout = ask.timeout(self.state.stop_timeout);
-                    self.context().begin_stop(timeout);
+                    self.cx().begin_stop(timeout);
                 }
             }
         }

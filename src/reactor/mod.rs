@@ -192,7 +192,6 @@ impl<H: Handler> Reactor<H> {
 
     /// What a callback could do, between two turns.
     pub fn context(&mut self) -> Context<'_, H::Protocol> {
-        self.engine.state.now = self.engine.sockets.net.now();
         self.engine.context()
     }
 

@@ -311,7 +311,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 }
                 self.establish(id);
             }
-            Err(error) => self.context().fail_attempt(id, NetworkError::from(&error)),
+            Err(error) => self.cx().fail_attempt(id, NetworkError::from(&error)),
         }
     }
 
@@ -412,7 +412,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 }
                 Alarm::Dial(id) => {
                     self.state.serving = Some(id);
-                    self.context().on_dial_alarm(id);
+                    self.cx().on_dial_alarm(id);
                     self.state.serving = None;
                 }
                 Alarm::Accept(id) => self.state.on_accept_alarm(id),
@@ -473,8 +473,14 @@ impl<H: Handler, N: Net> Engine<H, N> {
 
     // ---- callbacks ----
 
-    /// The loop without the handler.
+    /// What a callback could do, between two turns.
     pub(crate) fn context(&mut self) -> Context<'_, H::Protocol> {
+        self.state.now = self.sockets.net.now();
+        self.cx()
+    }
+
+    /// The loop without the handler, within a turn.
+    pub(super) fn cx(&mut self) -> Context<'_, H::Protocol> {
         Context { state: &mut self.state, sockets: &mut self.sockets }
     }
 
@@ -569,6 +575,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             }
             let most = config.hard_limit.saturating_add(config.max_body).saturating_add(4096);
             assert!(slot.link.queued_cost() <= most);
+            slot.link.check();
             let (io, lists) = (slot.io, slot.lists);
             assert!(!lists.is_ready || ready.contains(&slot.id.slot()), "in no list to be read");
             assert!(!lists.is_dirty || dirty.contains(&slot.id.slot()), "in no list to be flushed");
