@@ -465,14 +465,14 @@ impl Outside {
         self.fleet.run_for(Duration::from_secs(60));
         // Each at some time: what has nothing to say in a format without pings comes and goes.
         let mut missing = self.conns.clone();
-        let is_back = self.fleet.nodes[0].engine.state.listeners.len() < PORTS.len()
-            || self.fleet.run_until(Duration::from_secs(600), |fleet| {
-                missing.retain(|(client, conn)| {
-                    let handle = fleet.handle(*client);
-                    handle.is_open(*conn) && !handle.is_up(*conn)
-                });
-                missing.is_empty()
+        let is_back = self.fleet.run_until(Duration::from_secs(600), |fleet| {
+            missing.retain(|(client, conn)| {
+                let handle = fleet.handle(*client);
+                handle.is_open(*conn) && !handle.is_up(*conn)
             });
+            // Unless there is nothing to come back to: a callback may stop the server even now.
+            missing.is_empty() || fleet.nodes[0].engine.state.listeners.len() < PORTS.len()
+        });
         self.verdicts.check(Check::ComesBack, is_back, || "a client did not come back".into());
         if plant == Some(Plant::NeverComesBack) {
             self.fleet.send_away(0, Duration::from_secs(100));

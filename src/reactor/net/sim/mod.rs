@@ -55,11 +55,14 @@ pub(crate) struct SimNet {
     id: HostId,
 }
 
-/// A stream socket. To drop it instead of closing it counts as a leak, unless its process ends.
+/// A stream socket. To drop it instead of closing it counts as a leak, unless its process ends or it is
+/// still the application's.
 pub(crate) struct SimStream {
     world: SimWorld,
     host: usize,
     end: EndId,
+    /// The application made it, and no reactor has taken it over.
+    is_applications: bool,
 }
 
 /// A listening socket; likewise.
@@ -67,6 +70,7 @@ pub(crate) struct SimListener {
     world: SimWorld,
     host: usize,
     index: usize,
+    is_applications: bool,
 }
 
 struct SimWake(Arc<AtomicBool>);
@@ -99,7 +103,8 @@ impl SimNet {
         let host = self.id.0;
         let result = state.connect(host, addr, options, None);
         let end = state.noted(host, Op::Connect, 0, result, |_| addr.port().into())?;
-        Ok(self.stream(end))
+        let world = self.world.clone();
+        Ok(SimStream { world, host, end, is_applications: true })
     }
 
     /// Binds as an application does by itself, without the reactor: not registered.
@@ -113,11 +118,13 @@ impl SimNet {
         let result = state.listen(host, addr, options, None);
         let (index, _) =
             state.noted(host, Op::Listen, 0, result, |(_, addr)| addr.port().into())?;
-        Ok(SimListener { world: self.world.clone(), host, index })
+        let world = self.world.clone();
+        Ok(SimListener { world, host, index, is_applications: true })
     }
 
     fn stream(&self, end: EndId) -> SimStream {
-        SimStream { world: self.world.clone(), host: self.id.0, end }
+        let (world, host) = (self.world.clone(), self.id.0);
+        SimStream { world, host, end, is_applications: false }
     }
 }
 
@@ -162,7 +169,8 @@ impl Net for SimNet {
         let (index, addr) =
             state
                 .noted(host, Op::Listen, token.0 as u64, result, |(_, addr)| addr.port().into())?;
-        Ok((SimListener { world: self.world.clone(), host, index }, addr))
+        let world = self.world.clone();
+        Ok((SimListener { world, host, index, is_applications: false }, addr))
     }
 
     fn accept(&mut self, listener: &SimListener) -> io::Result<(SimStream, SocketAddr)> {
@@ -251,9 +259,10 @@ impl Net for SimNet {
         stream: BroughtStream,
         options: &StreamOptions,
     ) -> io::Result<(SimStream, SocketAddr)> {
-        let BroughtStream::Simulated(stream) = stream else {
+        let BroughtStream::Simulated(mut stream) = stream else {
             return Err(io::ErrorKind::Unsupported.into());
         };
+        stream.is_applications = false;
         owned(self.id, stream.host);
         let peer = self.world.state.borrow_mut().adopt_stream(stream.end, options);
         match peer {
@@ -271,9 +280,10 @@ impl Net for SimNet {
         options: &ListenOptions,
         token: Token,
     ) -> io::Result<(SimListener, SocketAddr)> {
-        let BroughtListener::Simulated(listener) = listener else {
+        let BroughtListener::Simulated(mut listener) = listener else {
             return Err(io::ErrorKind::Unsupported.into());
         };
+        listener.is_applications = false;
         owned(self.id, listener.host);
         let addr = self.world.state.borrow_mut().adopt_listener(listener.index, options, token);
         Ok((listener, addr))
@@ -333,7 +343,7 @@ impl Drop for SimStream {
             return;
         };
         if state.end(self.end).is_open {
-            state.hosts[self.host].recent_leaks += 1;
+            state.hosts[self.host].recent_leaks += usize::from(!self.is_applications);
             state.note(self.host, Op::Drop, self.subject(), 0, None);
             state.close_end(self.end);
         }
@@ -346,7 +356,7 @@ impl Drop for SimListener {
             return;
         };
         if state.listeners[self.index].is_open {
-            state.hosts[self.host].recent_leaks += 1;
+            state.hosts[self.host].recent_leaks += usize::from(!self.is_applications);
             state.note(self.host, Op::Drop, self.index as u64, 0, None);
             state.close_listener(self.index);
         }
