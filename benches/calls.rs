@@ -34,7 +34,7 @@ fn from_threads(client: &Client<Any>, threads: u64, count: u64) -> Duration {
                 scope.spawn(move || {
                     barrier.wait();
                     for _ in 0..share(count, threads, number) {
-                        let reply = client.call(&BODY, TIMEOUT).expect("the echo answers");
+                        let reply = client.call(BODY, TIMEOUT).expect("the echo answers");
                         assert_eq!(reply, &BODY[..]);
                     }
                 })
@@ -58,7 +58,7 @@ fn from_tasks(runtime: &Runtime, client: &Arc<Client<Any>>, tasks: u64, count: u
                 let client = client.clone();
                 tokio::spawn(async move {
                     for _ in 0..share(count, tasks, number) {
-                        let reply = client.call_async(&BODY, TIMEOUT).await;
+                        let reply = client.call_async(BODY, TIMEOUT).await;
                         assert_eq!(reply.expect("the echo answers"), &BODY[..]);
                     }
                 })

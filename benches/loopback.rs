@@ -45,7 +45,7 @@ fn pipelined(c: &mut Criterion) {
     group.bench_function("256 calls of 64 bytes", |b| {
         b.iter(|| {
             let calls: Vec<_> =
-                (0..DEPTH).map(|_| client.call_async(&[b'x'; 64], TIMEOUT)).collect();
+                (0..DEPTH).map(|_| client.call_async([b'x'; 64], TIMEOUT)).collect();
             for reply in calls.into_iter().map(PendingCall::wait) {
                 black_box(reply.expect("the echo answers"));
             }

@@ -1,5 +1,7 @@
 //! What can be sent as the body of a message.
 
+use std::borrow::Cow;
+
 use bytes::{Bytes, BytesMut};
 
 /// Something that can be sent: bytes, and perhaps a tag.
@@ -131,25 +133,46 @@ macro_rules! borrowed_body {
     )*};
 }
 
-owned_body!(Vec<u8>, String, BytesMut);
+owned_body!(Vec<u8>, Box<[u8]>, String, BytesMut);
 borrowed_body!(&[u8], &str, &Vec<u8>, &String);
 
-impl<const N: usize> Body for &[u8; N] {
+/// Of text of which only a part had to be made anew, as [`Message::text`](crate::Message::text) gives it.
+impl Body for Cow<'_, str> {
     fn as_slice(&self) -> &[u8] {
-        *self
+        self.as_bytes()
     }
 
     fn into_bytes(self) -> Bytes {
-        Bytes::copy_from_slice(self)
+        self.into_owned().into()
     }
 
     fn is_shared(&self) -> bool {
-        false
+        matches!(self, Cow::Owned(_))
     }
 }
 
+macro_rules! array_body {
+    ($($array:ty),*) => {$(
+        impl<const N: usize> Body for $array {
+            fn as_slice(&self) -> &[u8] {
+                self.as_ref()
+            }
+
+            fn into_bytes(self) -> Bytes {
+                Bytes::copy_from_slice(self.as_ref())
+            }
+
+            fn is_shared(&self) -> bool {
+                false
+            }
+        }
+    )*};
+}
+
+array_body!([u8; N], &[u8; N]);
+
 pub(crate) mod sealed {
-    use super::{Body, Bytes, BytesMut, Tagged};
+    use super::{Body, Bytes, BytesMut, Cow, Tagged};
 
     #[allow(unnameable_types, reason = "sealed")]
     pub trait Sealed {}
@@ -158,11 +181,43 @@ pub(crate) mod sealed {
     impl Sealed for Bytes {}
     impl Sealed for &Bytes {}
     impl Sealed for Vec<u8> {}
+    impl Sealed for Box<[u8]> {}
     impl Sealed for String {}
     impl Sealed for BytesMut {}
     impl Sealed for &[u8] {}
     impl Sealed for &str {}
     impl Sealed for &Vec<u8> {}
     impl Sealed for &String {}
+    impl Sealed for Cow<'_, str> {}
+    impl<const N: usize> Sealed for [u8; N] {}
     impl<const N: usize> Sealed for &[u8; N] {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_bytes_and_arrays_are_bodies_owned_or_lent() {
+        fn is_hi(body: impl Body, is_shared: bool) {
+            assert_eq!((body.as_slice(), body.is_shared()), (&b"hi"[..], is_shared));
+            assert_eq!(body.into_bytes(), "hi");
+        }
+        let (text, bytes, shared) = ("hi".to_owned(), b"hi".to_vec(), Bytes::from("hi"));
+        is_hi("hi", false);
+        is_hi(&text, false);
+        is_hi(&bytes, false);
+        is_hi(&shared, true);
+        is_hi(text, true);
+        is_hi(*b"hi", false);
+        is_hi(b"hi", false);
+        is_hi(&b"hi"[..], false);
+        is_hi(bytes, true);
+        is_hi(Box::<[u8]>::from(*b"hi"), true);
+        is_hi(Cow::Borrowed("hi"), false);
+        is_hi(Cow::<str>::Owned("hi".to_owned()), true);
+        is_hi(shared, true);
+        is_hi(BytesMut::from("hi"), true);
+        is_hi(Tagged(7, *b"hi"), false);
+    }
 }

@@ -51,6 +51,10 @@ pub enum Error {
     /// A closure that was put to the loop panicked, or the loop's thread did, or the protocol as a connection
     /// or a listener was to be made; with the panic's message.
     Panicked(String),
+    /// A message was not accepted.
+    Send(SendError),
+    /// A call ended without a reply.
+    Call(CallError),
 }
 
 impl Error {
@@ -68,6 +72,8 @@ impl Error {
             Self::OnLoopThread => Self::OnLoopThread,
             Self::Full => Self::Full,
             Self::NotRunning => Self::NotRunning,
+            Self::Send(error) => Self::Send(error.clone()),
+            Self::Call(error) => Self::Call(error.clone()),
         }
     }
 }
@@ -98,6 +104,8 @@ impl error::Error for Error {
             // What is shown is the inner error itself, so its own source is the next in the chain.
             Self::Io(error) => error.source(),
             Self::Config(error) => error.source(),
+            Self::Send(error) => error.source(),
+            Self::Call(error) => error.source(),
             _ => None,
         }
     }
@@ -116,6 +124,8 @@ impl fmt::Display for Error {
             Self::Full => f.write_str("the mailbox is full"),
             Self::NotRunning => f.write_str("no thread runs the reactor"),
             Self::Panicked(text) => write!(f, "panicked: {text}"),
+            Self::Send(error) => error.fmt(f),
+            Self::Call(error) => error.fmt(f),
         }
     }
 }
@@ -139,8 +149,21 @@ impl From<ConfigError> for Error {
     }
 }
 
+impl From<SendError> for Error {
+    fn from(error: SendError) -> Self {
+        Self::Send(error)
+    }
+}
+
+impl From<CallError> for Error {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
 /// A setting that can't work, found when it is used to listen or to dial.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ConfigError {
     /// The name of the setting.
     pub setting: &'static str,

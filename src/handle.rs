@@ -736,6 +736,7 @@ impl<P: Protocol> fmt::Debug for Handle<P> {
 }
 
 /// A call under way, as a future. Dropping it cancels the call.
+#[must_use = "dropping it cancels the call"]
 pub struct PendingCall<P: Protocol> {
     shared: Arc<Shared<P>>,
     conn: ConnId,

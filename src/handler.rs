@@ -278,6 +278,7 @@ impl fmt::Debug for Reply<'_> {
 }
 
 /// Who receives a broadcast.
+#[non_exhaustive]
 pub enum Audience {
     /// Every connection that is up.
     All,

@@ -30,6 +30,7 @@ use crate::{
 /// as [`Unanswered`](crate::CloseReason::Unanswered).
 ///
 /// [`Correlation::InOrder`]: crate::protocol::Correlation::InOrder
+#[must_use = "dropping it answers with an error"]
 pub struct Responder<P: Protocol> {
     shared: Arc<Shared<P>>,
     conn: ConnId,

@@ -231,7 +231,7 @@ fn what_is_sent_before_the_connection_is_up_is_delivered_in_order() {
     let client = ClientBuilder::new(Native).config(again).start(addr).unwrap();
     assert_eq!(client.state(), ClientState::Connecting);
     for number in 0..MESSAGES {
-        client.send(&number.to_be_bytes()).unwrap();
+        client.send(number.to_be_bytes()).unwrap();
     }
     let refused = client.call("not kept", NEVER).unwrap_err();
     assert!(matches!(refused, CallError::Disconnected { .. }), "{refused}");

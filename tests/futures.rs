@@ -237,7 +237,7 @@ fn futures_dropped_while_their_replies_arrive_leave_nothing_behind() {
     let side = pair.dialling_side();
     let mut kept = Vec::new();
     for number in 0..5000_u32 {
-        let call = side.call_async(&number.to_be_bytes(), NEVER);
+        let call = side.call_async(number.to_be_bytes(), NEVER);
         // Each thousandth is waited for, so that the rest is at every stage when it is dropped.
         match number {
             _ if number % 1000 == 999 => {

@@ -161,13 +161,13 @@ impl Handler for Writing {
             self.late.push_back((conn.defer(&msg).unwrap(), name));
             conn.set_timer(Duration::from_millis(2), 0);
         } else if msg.is_request() {
-            conn.reply(&msg, &name.encode()).unwrap();
+            conn.reply(&msg, name.encode()).unwrap();
         }
     }
 
     fn on_timer(&mut self, _: &mut Context<'_, Native>, _: Timer) {
         let (responder, name) = self.late.pop_front().unwrap();
-        responder.reply(&name.encode()).unwrap();
+        responder.reply(name.encode()).unwrap();
     }
 }
 

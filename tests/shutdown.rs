@@ -71,7 +71,7 @@ fn handle_close_comes_after_the_sends_of_the_same_thread() {
     let mut peer = Peer::new(server.addr, Tcpstream);
     let id = server.events.connected();
     for number in 0..50_u8 {
-        server.handle.send(id, &[number]).unwrap();
+        server.handle.send(id, [number]).unwrap();
     }
     server.handle.close(id);
     for number in 0..50_u8 {

@@ -238,6 +238,7 @@ pub trait Protocol: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
 
 /// What [`Protocol::decode`] found at the front of the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Decoded<Id> {
     /// The header is not whole: look again when this many bytes are there, counted from the front, and
     /// not before. A number that is not above what was shown counts as one byte more.
@@ -357,6 +358,7 @@ pub enum HeartbeatBy {
 
 /// The two steps in which a side says that it takes no new requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Goaway<Id> {
     /// Soon none will be taken; those under way still are.
     Notice,

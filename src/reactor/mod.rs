@@ -269,6 +269,14 @@ impl<H: Handler> std::os::fd::AsRawFd for Reactor<H> {
     }
 }
 
+/// Likewise.
+#[cfg(unix)]
+impl<H: Handler> std::os::fd::AsFd for Reactor<H> {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.engine.sockets.net.as_fd()
+    }
+}
+
 impl<H: Handler> fmt::Debug for Reactor<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Reactor").field("stats", &self.stats()).finish_non_exhaustive()

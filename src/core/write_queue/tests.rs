@@ -320,10 +320,10 @@ fn original_is_kept_only_where_the_frame_does_not_end_with_it() {
     assert_eq!((queue.originals.len(), queue.cost()), (0, 9 + FRAME_OVERHEAD));
     // One that takes a thousand bytes beside a frame of one is charged for them.
     let body = [7; 1000];
-    queue.push_transformed(PUSH, 0, &body, |_, out| out.push(0));
+    queue.push_transformed(PUSH, 0, body, |_, out| out.push(0));
     assert_eq!(queue.cost(), 9 + 1 + 1000 + 2 * FRAME_OVERHEAD);
     assert_eq!(queue.caused(), queue.cost());
-    queue.push_transformed(What::Answer, 0, &body, |_, out| out.push(0));
+    queue.push_transformed(What::Answer, 0, body, |_, out| out.push(0));
     assert_eq!(queue.originals.len(), 1);
     queue.check();
     write(&mut queue, 10);

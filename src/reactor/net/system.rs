@@ -67,6 +67,12 @@ impl System {
         std::os::fd::AsRawFd::as_raw_fd(&self.poll)
     }
 
+    /// Likewise, borrowed.
+    #[cfg(unix)]
+    pub(crate) fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        std::os::fd::AsFd::as_fd(self.poll.registry())
+    }
+
     fn listener(
         &self,
         listener: net::TcpListener,

@@ -63,7 +63,7 @@ fn turn_admits_no_second_watermark_of_posts() {
     let (mut fleet, conn) = pair(Echo, Echo, || builder().config(config.clone()));
     let handle = fleet.handle(1);
     let fill =
-        move || (0..1000).find(|_| handle.send(conn, &[0; 68]) == Err(SendError::Full)).unwrap();
+        move || (0..1000).find(|_| handle.send(conn, [0; 68]) == Err(SendError::Full)).unwrap();
     let first = fill();
     // In the same turn, after the loop has taken those and before it writes.
     let second = Arc::new(AtomicUsize::new(usize::MAX));
