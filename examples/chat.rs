@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! cargo run --release --example chat -- --listen 127.0.0.1:7002
-//! cargo run --release --example talk -- 127.0.0.1:7002
+//! cargo run --release -p longhaul-cli -- talk 127.0.0.1:7002
 //! ```
 //!
 //! Everyone starts in the room `lobby`. `/name NICK`, `/join ROOM`, `/who` and `/quit` are
