@@ -131,6 +131,47 @@ fn echo_serves_on_when_nobody_reads_its_output() {
     assert!(status.success(), "{status}");
 }
 
+const EXAMPLES: [&str; 6] =
+    ["both_ways", "chat", "delayed_echo", "echo", "hundred_clients", "workers"];
+
+#[test]
+fn help_of_every_example_tells_its_options_and_their_defaults() {
+    for name in EXAMPLES {
+        let help = start(name, &["--help"]).expect_success().join("\n");
+        assert!(help.contains(&format!("Usage: {name} [OPTIONS]")), "{help}");
+        assert!(help.contains("\n      --") && help.contains("[default: "), "{help}");
+        assert_eq!(start(name, &["-h"]).expect_success().join("\n"), help);
+    }
+}
+
+#[test]
+fn unusable_arguments_end_every_example_with_one_line_and_status_2() {
+    let told = |name, args: &[&str]| {
+        let (status, lines, errors) = start(name, args).end();
+        assert_eq!(status.code(), Some(2), "{name} {args:?}: {errors:?}");
+        assert_eq!((lines.len(), errors.len()), (0, 1), "{name} {args:?}: {lines:?} {errors:?}");
+        errors[0].clone()
+    };
+    for name in EXAMPLES {
+        let error = told(name, &["--nonsense"]);
+        assert!(
+            error.starts_with("error: unexpected argument '--nonsense': there is --"),
+            "{error}"
+        );
+        told(name, &["stray"]);
+    }
+    assert_eq!(
+        told("workers", &["--threads=65"]),
+        "error: invalid value '65' for '--threads <N>': 65 is not in 1..=64"
+    );
+    assert!(told("both_ways", &["--calls", "many"]).contains("'--calls <CALLS>'"));
+    assert!(told("hundred_clients", &["--clients", "0"]).contains("0 is not in 1.."));
+    assert!(told("delayed_echo", &["--delay", "-1"]).contains("'--delay <SECS>'"));
+    assert!(told("chat", &["--hard-limit"]).contains("a value is required"));
+    assert!(told("echo", &["--quiet=yes"]).contains("'--quiet' takes no value"));
+    assert!(told("echo", &["--protocol", "carrier-pigeon"]).contains("native, tcpstream"));
+}
+
 #[test]
 fn unusable_arguments_end_echo_with_one_line() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -209,7 +250,7 @@ fn workers_answer_every_request_and_drop_what_nobody_waits_for() {
 #[test]
 fn delayed_echo_comes_late_on_the_old_protocols() {
     for protocol in ["qtk3", "qtk2"] {
-        let args = ["--delay", "0.2", "--protocol", protocol];
+        let args = ["--delay=0.2", "--protocol", protocol];
         let lines = start("delayed_echo", &args).expect_success();
         assert_eq!(lines.iter().filter(|line| line.contains("came back after")).count(), 2);
     }
