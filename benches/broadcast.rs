@@ -1,7 +1,7 @@
 //! What does a broadcast cost, to one, to a hundred, to ten thousand connections?
 //!
 //! ```sh
-//! cargo bench --bench broadcast
+//! cargo bench -p longhaul-benches --bench broadcast
 //! ```
 //!
 //! `written` ends when all of it was given to the system, `received` when the last one has it, which

@@ -1,7 +1,7 @@
 //! How fast do calls go over one connection: from blocking threads, and from futures?
 //!
 //! ```sh
-//! cargo bench --bench calls
+//! cargo bench -p longhaul-benches --bench calls
 //! ```
 //!
 //! The time is that of one call when so many callers call without pause: one over the rate. With one

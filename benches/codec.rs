@@ -1,7 +1,7 @@
 //! What do the wire formats cost: to find the frames in what was read, and to write them?
 //!
 //! ```sh
-//! cargo bench --bench codec
+//! cargo bench -p longhaul-benches --bench codec
 //! ```
 //!
 //! Decoding walks over the frames of one read of 64 KiB (or one frame, if that is longer); bodies are

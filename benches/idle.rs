@@ -1,7 +1,7 @@
 //! Do idle connections cost the loop anything, their heartbeats and timeouts armed?
 //!
 //! ```sh
-//! cargo bench --bench idle
+//! cargo bench -p longhaul-benches --bench idle
 //! ```
 //!
 //! `turn` has nothing to do; `echo` is a message of 64 bytes there and back on one more connection,

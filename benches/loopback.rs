@@ -1,7 +1,7 @@
 //! How long does a message take there and back over loopback, alone and with many under way?
 //!
 //! ```sh
-//! cargo bench --bench loopback
+//! cargo bench -p longhaul-benches --bench loopback
 //! ```
 //!
 //! `call` and `pipelined` have a client and a server on threads of their own, with the wake-ups that

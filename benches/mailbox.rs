@@ -1,7 +1,7 @@
 //! What does it cost to post to the loop, from 1 to 8 threads at a time?
 //!
 //! ```sh
-//! cargo bench --features bench --bench mailbox
+//! cargo bench -p longhaul-benches --bench mailbox
 //! ```
 //!
 //! `mailbox` is the queue alone, its loop always awake; `std` a channel of the standard library in its

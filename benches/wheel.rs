@@ -1,7 +1,7 @@
 //! Is the timer wheel worth it, against a binary heap, and up to how many timers?
 //!
 //! ```sh
-//! cargo bench --features bench --bench wheel
+//! cargo bench -p longhaul-benches --bench wheel
 //! ```
 //!
 //! The heap is std's, with cancelled timers left in it until they come to the top or are more than

@@ -1,7 +1,7 @@
 //! What does it cost to queue frames and to keep account of what was written, over only copying them?
 //!
 //! ```sh
-//! cargo bench --features bench --bench write_queue
+//! cargo bench -p longhaul-benches --bench write_queue
 //! ```
 //!
 //! `queue` pushes the frames of one turn and then does what writes do, but for the system call;

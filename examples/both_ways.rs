@@ -9,6 +9,8 @@
 
 #![allow(clippy::print_stdout, reason = "a program that prints")]
 
+mod args;
+
 use std::{
     process::ExitCode,
     sync::{
@@ -19,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use clap::Parser;
+use args::Options;
 use indicatif::{ProgressBar, ProgressStyle};
 use longhaul::{
     CallError, Client, ClientBuilder, Config, Conn, Handler, Message, ReactorBuilder, Reply,
@@ -29,18 +31,28 @@ use longhaul::{
 /// How long one call may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Lets a server and its clients call each other.
-#[derive(Clone, Copy, Parser)]
+#[derive(Clone, Copy)]
 struct Args {
-    /// Connections
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u64).range(1..=1000))]
     clients: u64,
-    /// Calls each way on each connection
-    #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..))]
     calls: u64,
-    /// Calls in flight each way on each connection
-    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u16).range(1..))]
     in_flight: u16,
+}
+
+impl Args {
+    fn read() -> Self {
+        let mut args = Self { clients: 8, calls: 50_000, in_flight: 2000 };
+        Options::new("Lets a server and its clients call each other")
+            .number("--clients <CLIENTS>", "Connections", 1..=1000, &mut args.clients)
+            .number("--calls <CALLS>", "Calls each way on each connection", 1.., &mut args.calls)
+            .number(
+                "--in-flight <IN_FLIGHT>",
+                "Calls in flight each way on each connection",
+                1..,
+                &mut args.in_flight,
+            )
+            .read();
+        args
+    }
 }
 
 /// What one side has done; read by the main thread.
@@ -124,7 +136,7 @@ impl Handler for Side {
 
 fn main() -> ExitCode {
     env_logger::init();
-    match run(Args::parse()) {
+    match run(Args::read()) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -2,12 +2,14 @@
 //!
 //! ```sh
 //! cargo run --release --example chat -- --listen 127.0.0.1:7002
-//! cargo run --release --example talk -- 127.0.0.1:7002
+//! cargo run --release -p longhaul-cli -- talk 127.0.0.1:7002
 //! ```
 //!
 //! Everyone starts in the room `lobby`. `/name NICK`, `/join ROOM`, `/who` and `/quit` are
 //! commands; every other line goes to the room.
 #![allow(clippy::print_stdout, reason = "a program that talks on its terminal")]
+
+mod args;
 
 use std::{
     io::{Write, stdout},
@@ -15,23 +17,40 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use clap::Parser;
+use args::Options;
 use longhaul::{
     Audience, CloseReport, Config, Conn, Handler, Message, Reactor, ReactorBuilder, protocol::Any,
 };
 
-/// A chat server with rooms and names.
-#[derive(Parser)]
 struct Args {
-    /// Where to listen
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7002")]
     listen: String,
-    /// The wire format
-    #[arg(long, value_name = "native|tcpstream|qtk3|qtk2|length", default_value_t)]
     protocol: Any,
-    /// How many bytes may wait for a reader before it is cut off
-    #[arg(long, value_name = "BYTES", default_value_t = 256 * 1024)]
+    /// How many bytes may wait for a reader.
     hard_limit: usize,
+}
+
+impl Args {
+    fn read() -> Self {
+        let mut args = Self {
+            listen: "127.0.0.1:7002".to_owned(),
+            protocol: Any::default(),
+            hard_limit: 256 * 1024,
+        };
+        Options::new("A chat server with rooms and names")
+            .value("--listen <ADDR>", "Where to listen", &mut args.listen)
+            .value(
+                "--protocol <native|tcpstream|qtk3|qtk2|length>",
+                "The wire format",
+                &mut args.protocol,
+            )
+            .value(
+                "--hard-limit <BYTES>",
+                "How many bytes may wait for a reader before it is cut off",
+                &mut args.hard_limit,
+            )
+            .read();
+        args
+    }
 }
 
 /// Who a connection is; kept with it.
@@ -123,7 +142,7 @@ impl Handler for Chat {
 
 fn main() -> ExitCode {
     env_logger::init();
-    match serve(&Args::parse()) {
+    match serve(&Args::read()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

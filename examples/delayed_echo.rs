@@ -15,8 +15,7 @@
     reason = "a program that prints, and has no simulated clock"
 )]
 
-#[path = "args/seconds.rs"]
-mod seconds;
+mod args;
 
 use std::{
     collections::HashMap,
@@ -25,10 +24,11 @@ use std::{
 };
 
 use anyhow::{anyhow, ensure};
-use clap::Parser;
+use args::{Options, Seconds};
 use longhaul::{
     Bytes, CallError, Config, Conn, Context, Error, Handler, ListenerId, Message, ReactorBuilder,
-    Reply, Responder, Timer, TimerId, protocol::Any,
+    Reply, Responder, Timer, TimerId,
+    protocol::{Any, Qtk3},
 };
 
 /// Echoes and delayed echoes, and the client that asks for them.
@@ -108,20 +108,34 @@ impl Handler for Demo {
     }
 }
 
-/// Says hello to a server that echoes at once, and to one that takes its time.
-#[derive(Parser)]
 struct Args {
-    /// How long the delayed echo takes; fractions are fine
-    #[arg(long, value_name = "SECS", default_value = "3", value_parser = seconds::seconds)]
-    delay: Duration,
-    /// The wire format: the library's version 3 or 2, or another one with calls
-    #[arg(long, value_name = "qtk3|qtk2|native|tcpstream", default_value = "qtk3")]
+    /// How long the delayed echo takes.
+    delay: Seconds,
     protocol: Any,
+}
+
+impl Args {
+    fn read() -> Self {
+        let mut args = Self { delay: Seconds(Duration::from_secs(3)), protocol: Any::Qtk3(Qtk3) };
+        Options::new("Says hello to a server that echoes at once, and to one that takes its time")
+            .value(
+                "--delay <SECS>",
+                "How long the delayed echo takes; fractions are fine",
+                &mut args.delay,
+            )
+            .value(
+                "--protocol <qtk3|qtk2|native|tcpstream>",
+                "The wire format: the library's version 3 or 2, or another one with calls",
+                &mut args.protocol,
+            )
+            .read();
+        args
+    }
 }
 
 fn main() -> ExitCode {
     env_logger::init();
-    match run(&Args::parse()) {
+    match run(&Args::read()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -132,7 +146,7 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> anyhow::Result<()> {
     let mut reactor = ReactorBuilder::new(args.protocol).config(Config::qtk()).build(Demo {
-        delay: args.delay,
+        delay: args.delay.0,
         began: Instant::now(),
         late: None,
         waiting: HashMap::new(),

@@ -8,28 +8,24 @@
 //!
 //! Ctrl-C or SIGTERM stops it gracefully. `RUST_LOG=debug` shows what the library logs.
 
-#[path = "args/liveness.rs"]
-mod liveness;
-#[path = "args/seconds.rs"]
-mod seconds;
+mod args;
 
 use std::{
     collections::VecDeque,
     fmt::Display,
     io::{self, Write},
     net::SocketAddr,
-    process::{self, ExitCode},
+    process::ExitCode,
     sync::mpsc::{Sender, channel},
     thread,
     time::Duration,
 };
 
 use anyhow::Context as _;
-use clap::Parser;
-use liveness::Liveness;
+use args::{Options, Seconds};
 use longhaul::{
-    Bytes, CallError, ClientBuilder, Conn, ConnId, Context, Handler, Message, ReactorBuilder,
-    Responder, Stats, Tagged, Timer,
+    Bytes, CallError, ClientBuilder, Config, Conn, ConnId, Context, Handler, Message,
+    ReactorBuilder, Responder, Stats, Tagged, Timer,
     protocol::{Any, Kind},
 };
 
@@ -127,34 +123,87 @@ impl Handler for Echo {
     }
 }
 
-/// Echoes messages on every connection, until Ctrl-C or SIGTERM.
-#[derive(Parser)]
 struct Args {
-    /// Where to listen; port 0 takes a free one
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7001")]
     listen: String,
-    /// The wire format
-    #[arg(long, value_name = "native|tcpstream|qtk3|qtk2|length", default_value_t)]
     protocol: Any,
-    /// The largest body that is accepted, in bytes
-    #[arg(long, value_name = "BYTES", default_value_t = 8 * 1024 * 1024)]
     max_body: usize,
-    /// Answer only after this long; fractions are fine
-    #[arg(long, value_name = "SECS", default_value = "0", value_parser = seconds::seconds)]
-    delay: Duration,
-    #[command(flatten)]
-    liveness: Liveness,
-    /// Look for work for so long before sleeping: answers sooner, and keeps a core busy
-    #[arg(long, value_name = "SECS", default_value = "0", value_parser = seconds::seconds)]
-    busy_poll: Duration,
-    /// No built-in client, and no statistics
-    #[arg(long)]
+    /// How long every answer waits.
+    delay: Seconds,
+    /// How the peer's life is watched; `None` is the protocol's own way.
+    heartbeat: Option<Seconds>,
+    idle_timeout: Option<Seconds>,
+    busy_poll: Seconds,
+    /// No built-in client, and no statistics.
     quiet: bool,
+}
+
+impl Args {
+    fn read() -> Self {
+        let mut args = Self {
+            listen: "127.0.0.1:7001".to_owned(),
+            protocol: Any::default(),
+            max_body: 8 * 1024 * 1024,
+            delay: Seconds::default(),
+            heartbeat: None,
+            idle_timeout: None,
+            busy_poll: Seconds::default(),
+            quiet: false,
+        };
+        Options::new("Echoes messages on every connection, until Ctrl-C or SIGTERM")
+            .value("--listen <ADDR>", "Where to listen; port 0 takes a free one", &mut args.listen)
+            .value(
+                "--protocol <native|tcpstream|qtk3|qtk2|length>",
+                "The wire format",
+                &mut args.protocol,
+            )
+            .value(
+                "--max-body <BYTES>",
+                "The largest body that is accepted, in bytes",
+                &mut args.max_body,
+            )
+            .value(
+                "--delay <SECS>",
+                "Answer only after this long; fractions are fine",
+                &mut args.delay,
+            )
+            .optional(
+                "--heartbeat <SECS>",
+                "Ping a silent peer after this long; fractions are fine, 0 is off \
+                 [default: the protocol's own]",
+                &mut args.heartbeat,
+            )
+            .optional(
+                "--idle-timeout <SECS>",
+                "Close a connection that was silent for this long; fractions are fine, 0 is off \
+                 [default: the protocol's own]",
+                &mut args.idle_timeout,
+            )
+            .value(
+                "--busy-poll <SECS>",
+                "Look for work for so long before sleeping: answers sooner, and keeps a core busy",
+                &mut args.busy_poll,
+            )
+            .flag("--quiet", "No built-in client, and no statistics", &mut args.quiet)
+            .read();
+        args
+    }
+
+    fn config(&self) -> Config {
+        let mut config = Config::new();
+        config.max_body(self.max_body);
+        if let Some(Seconds(interval)) = self.heartbeat {
+            config.heartbeat(interval);
+        }
+        if let Some(Seconds(timeout)) = self.idle_timeout {
+            config.idle_timeout(timeout);
+        }
+        config
+    }
 }
 
 fn main() -> ExitCode {
     env_logger::init();
-    match serve(&Args::try_parse().unwrap_or_else(|error| refuse(&error))) {
+    match serve(&Args::read()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -164,12 +213,11 @@ fn main() -> ExitCode {
 }
 
 fn serve(args: &Args) -> anyhow::Result<()> {
-    let mut config = args.liveness.config();
-    config.max_body(args.max_body);
-    let echo = Echo { is_quiet: args.quiet, delay: args.delay, ..Echo::default() };
+    let config = args.config();
+    let echo = Echo { is_quiet: args.quiet, delay: args.delay.0, ..Echo::default() };
     let mut reactor = ReactorBuilder::new(args.protocol)
         .config(config.clone())
-        .busy_poll(args.busy_poll)
+        .busy_poll(args.busy_poll.0)
         .build(echo)?;
     let (_, addr) = reactor.listen(&*args.listen).context("can't listen")?;
     let handle = reactor.handle();
@@ -178,7 +226,7 @@ fn serve(args: &Args) -> anyhow::Result<()> {
 
     if !args.quiet {
         let client = ClientBuilder::new(args.protocol).config(config);
-        let patience = args.delay.saturating_add(Duration::from_secs(5));
+        let patience = args.delay.0.saturating_add(Duration::from_secs(5));
         thread::spawn(move || {
             if let Err(error) = say_hello(client, addr, patience) {
                 eprintln!("the built-in client failed: {error:#}");
@@ -223,14 +271,4 @@ impl Handler for Ear {
 /// Prints a line at once. That nobody reads it any more is no reason to stop serving.
 fn say(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
-}
-
-/// Ends the program: with the help that was asked for, or with one line that says what is wrong.
-fn refuse(error: &clap::Error) -> ! {
-    if !error.use_stderr() {
-        error.exit()
-    }
-    let text = error.to_string();
-    eprintln!("{}", text.lines().next().unwrap_or("error: unusable arguments"));
-    process::exit(2)
 }

@@ -15,8 +15,7 @@
     reason = "a program that prints, and has no simulated clock"
 )]
 
-#[path = "args/seconds.rs"]
-mod seconds;
+mod args;
 
 use std::{
     net::SocketAddr,
@@ -25,7 +24,7 @@ use std::{
 };
 
 use anyhow::ensure;
-use clap::Parser;
+use args::{Options, Seconds};
 use indicatif::{ProgressBar, ProgressStyle};
 use longhaul::{
     CloseReport, Config, Conn, Context, Handler, Message, Reactor, ReactorBuilder, Server, Timer,
@@ -121,20 +120,26 @@ impl Handler for Clients {
     }
 }
 
-/// Starts a server and clients, lets them talk, and stops them.
-#[derive(Parser)]
 struct Args {
-    /// How many clients
-    #[arg(long, value_name = "N", default_value = "100", value_parser = clap::value_parser!(u16).range(1..))]
     clients: u16,
-    /// How long they talk; fractions are fine
-    #[arg(long, value_name = "SECS", default_value = "10", value_parser = seconds::seconds)]
-    seconds: Duration,
+    /// How long they talk.
+    seconds: Seconds,
+}
+
+impl Args {
+    fn read() -> Self {
+        let mut args = Self { clients: 100, seconds: Seconds(Duration::from_secs(10)) };
+        Options::new("Starts a server and clients, lets them talk, and stops them")
+            .number("--clients <N>", "How many clients", 1.., &mut args.clients)
+            .value("--seconds <SECS>", "How long they talk; fractions are fine", &mut args.seconds)
+            .read();
+        args
+    }
 }
 
 fn main() -> ExitCode {
     env_logger::init();
-    match run(&Args::parse()) {
+    match run(&Args::read()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -149,7 +154,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let server = Server::bind_with("127.0.0.1:0", builder.clone(), Echo::default())?;
     println!("listening on {}, {clients} clients start", server.addr());
 
-    let millis = u64::try_from(args.seconds.as_millis())?;
+    let millis = u64::try_from(args.seconds.0.as_millis())?;
     let bar = ProgressBar::new(millis)
         .with_style(ProgressStyle::with_template("{bar:40} {elapsed} of the time is over")?);
     let mut reactor: Reactor<Clients> = builder.build(Clients {
@@ -158,7 +163,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         counts: Counts::default(),
         sent: 0,
         began: Instant::now(),
-        time: args.seconds,
+        time: args.seconds.0,
         bar: bar.clone(),
     })?;
     reactor.run()?;

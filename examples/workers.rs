@@ -7,6 +7,8 @@
 //! A client in the same program has all its requests in flight at once, and prints the answers as
 //! they come. Then it asks for too much and does not wait for it, and the work is dropped.
 
+mod args;
+
 use std::{
     fmt::Display,
     io::{self, Write},
@@ -19,26 +21,35 @@ use std::{
 };
 
 use anyhow::{bail, ensure};
-use clap::{Parser, value_parser};
+use args::Options;
 use longhaul::{
     CallError, ClientBuilder, Conn, Handler, Message, Reply, Responder, Server, error_code,
     protocol::Native,
 };
 
-/// Counts primes on a few threads, for a client that asks for everything at once.
-#[derive(Parser)]
 struct Args {
-    /// Threads that compute
-    #[arg(long, value_name = "N", default_value_t = 4, value_parser = value_parser!(u32).range(1..=64))]
+    /// Threads that compute.
     threads: u32,
-    /// Requests in flight
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = value_parser!(u32).range(1..=4096))]
+    /// Requests in flight.
     requests: u32,
+}
+
+impl Args {
+    fn read() -> Self {
+        let mut args = Self { threads: 4, requests: 20 };
+        Options::new(
+            "Counts primes on a few threads, for a client that asks for everything at once",
+        )
+        .number("--threads <N>", "Threads that compute", 1..=64, &mut args.threads)
+        .number("--requests <N>", "Requests in flight", 1..=4096, &mut args.requests)
+        .read();
+        args
+    }
 }
 
 fn main() -> anyhow::Result<()> {
     env_logger::init();
-    let args = Args::parse();
+    let args = Args::read();
     let (jobs, waiting) = channel();
     let waiting = Arc::new(Mutex::new(waiting));
     let workers: Vec<_> = (0..args.threads)

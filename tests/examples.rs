@@ -12,122 +12,23 @@
 
 mod common;
 
-use std::{
-    ffi::OsStr,
-    io::{BufRead, BufReader, Read, Write},
-    path::PathBuf,
-    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
-    sync::mpsc::{Receiver, RecvTimeoutError, channel},
-    thread,
-    time::Duration,
-};
+use std::{ffi::OsStr, path::PathBuf, sync::mpsc::channel, time::Duration};
 
-use common::{PATIENCE, Peer, now, pass};
+use common::{Peer, now, program::Program};
 use longhaul::protocol::{Any, AnyId, Head, Kind, Length, Native};
 
-/// An example that runs; dropping it ends it.
-struct Program {
-    name: &'static str,
-    child: Child,
-    input: Option<ChildStdin>,
-    lines: Receiver<String>,
-    errors: Receiver<String>,
+/// Runs an example.
+fn start<A: AsRef<OsStr>>(name: &str, args: &[A]) -> Program {
+    Program::start(&path_of(name), args)
 }
 
-impl Program {
-    fn start<A: AsRef<OsStr>>(name: &'static str, args: &[A]) -> Self {
-        let mut child = Command::new(path_of(name))
-            .args(args)
-            .env_remove("RUST_LOG")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Self {
-            name,
-            input: child.stdin.take(),
-            lines: read_lines(child.stdout.take().unwrap()),
-            errors: read_lines(child.stderr.take().unwrap()),
-            child,
-        }
-    }
-
-    /// A server on a free port, and its address.
-    fn serve(name: &'static str, args: &[&str]) -> (Self, String) {
-        let program = Self::start(name, &[&["--listen", "127.0.0.1:0"], args].concat());
-        let line = program.line();
-        let addr = line.strip_prefix("listening on ").and_then(|rest| rest.split(' ').next());
-        let addr = addr.unwrap_or_else(|| panic!("the first line was {line:?}")).to_owned();
-        (program, addr)
-    }
-
-    fn write(&mut self, text: &str) {
-        self.input.as_mut().unwrap().write_all(text.as_bytes()).unwrap();
-    }
-
-    /// The end of its input.
-    fn end_input(&mut self) {
-        self.input = None;
-    }
-
-    /// The next line of its output.
-    fn line(&self) -> String {
-        match self.lines.recv_timeout(PATIENCE) {
-            Ok(line) => line,
-            Err(RecvTimeoutError::Timeout) => panic!("{} printed nothing in time", self.name),
-            Err(RecvTimeoutError::Disconnected) => {
-                panic!("{} ended and said {:?}", self.name, self.errors.iter().collect::<Vec<_>>())
-            }
-        }
-    }
-
-    fn expect(&self, line: &str) {
-        assert_eq!(self.line(), line, "{}", self.name);
-    }
-
-    /// Waits for a line with this in it, and drops those before it.
-    fn wait_for(&self, part: &str) -> String {
-        loop {
-            let line = self.line();
-            if line.contains(part) {
-                return line;
-            }
-        }
-    }
-
-    fn signal(&self, name: &str) {
-        let kill = format!("kill -{name} {}", self.child.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
-    }
-
-    /// Waits for its end: the status, and the rest of its output and of its errors.
-    fn end(mut self) -> (ExitStatus, Vec<String>, Vec<String>) {
-        let began = now();
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(now() - began < PATIENCE, "{} did not end in time", self.name);
-            pass(Duration::from_millis(1));
-        };
-        (status, self.lines.iter().collect(), self.errors.iter().collect())
-    }
-
-    fn expect_success(self) -> Vec<String> {
-        let name = self.name;
-        let (status, lines, errors) = self.end();
-        assert!(status.success(), "{name}: {status}, {errors:?}");
-        assert!(errors.is_empty(), "{name}: {errors:?}");
-        lines
-    }
-}
-
-impl Drop for Program {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// A server on a free port, and its address.
+fn serve(name: &str, args: &[&str]) -> (Program, String) {
+    let program = start(name, &[&["--listen", "127.0.0.1:0"], args].concat());
+    let line = program.line();
+    let addr = line.strip_prefix("listening on ").and_then(|rest| rest.split(' ').next());
+    let addr = addr.unwrap_or_else(|| panic!("the first line was {line:?}")).to_owned();
+    (program, addr)
 }
 
 /// Where cargo put an example: beside the directory of this test.
@@ -139,77 +40,19 @@ fn path_of(name: &str) -> PathBuf {
     path
 }
 
-fn read_lines(pipe: impl Read + Send + 'static) -> Receiver<String> {
-    let (read, lines) = channel();
-    thread::spawn(move || {
-        for line in BufReader::new(pipe).lines().map_while(Result::ok) {
-            if read.send(line).is_err() {
-                break;
-            }
-        }
-    });
-    lines
-}
-
 /// It ends by itself, with one line that says why.
-fn expect_refusal(name: &'static str, args: &[&str]) {
-    let (status, lines, errors) = Program::start(name, args).end();
+fn expect_refusal(name: &str, args: &[&str]) {
+    let (status, lines, errors) = start(name, args).end();
     assert!(status.code().is_some_and(|code| code != 0), "{args:?}: {status}");
     assert_eq!((lines.len(), errors.len()), (0, 1), "{args:?}: {lines:?} {errors:?}");
     assert!(errors[0].starts_with("error: "), "{args:?}: {errors:?}");
-}
-
-/// Lines there and back, and a graceful end of both.
-fn talk_with_echo(protocol: &str) {
-    let (echo, addr) = Program::serve("echo", &["--protocol", protocol, "--quiet"]);
-    let mut talk = Program::start("talk", &[&*addr, "--protocol", protocol]);
-    talk.expect("connected");
-    talk.write("hello\n\n\u{e9}\n");
-    talk.expect("message hello");
-    talk.expect("message ");
-    talk.expect("message \u{e9}");
-    // Nothing waits for the answers to these but the program itself.
-    let last: Vec<_> = (0..1000).map(|number| number.to_string()).collect();
-    talk.write(&last.join("\n"));
-    talk.end_input();
-    for number in last {
-        talk.expect(&format!("message {number}"));
-    }
-    assert_eq!(talk.expect_success(), ["disconnected closed"]);
-    echo.signal("TERM");
-    assert!(echo.expect_success().is_empty(), "a quiet server prints one line");
-}
-
-#[test]
-fn talk_hears_its_lines_from_echo_on_native() {
-    talk_with_echo("native");
-}
-
-#[test]
-fn talk_hears_its_lines_from_echo_on_tcpstream() {
-    talk_with_echo("tcpstream");
-}
-
-#[test]
-fn talk_hears_its_lines_from_echo_on_qtk3() {
-    talk_with_echo("qtk3");
-}
-
-#[test]
-fn talk_hears_its_lines_from_echo_on_qtk2() {
-    talk_with_echo("qtk2");
-}
-
-#[test]
-fn talk_hears_its_lines_from_echo_on_length() {
-    talk_with_echo("length");
 }
 
 #[test]
 fn echo_greets_itself_on_every_protocol() {
     for protocol in Any::NAMES {
         let args = ["--listen", "127.0.0.1:0", "--protocol", protocol];
-        let echo = Program::start("echo", &args);
+        let echo = start("echo", &args);
         let line = echo.line();
         assert!(line.starts_with("listening on 127.0.0.1:"), "{line}");
         assert!(line.ends_with(&format!(" ({protocol})")), "{line}");
@@ -221,7 +64,7 @@ fn echo_greets_itself_on_every_protocol() {
 
 #[test]
 fn echo_counts_while_there_is_traffic() {
-    let (echo, _) = Program::serve("echo", &[]);
+    let (echo, _) = serve("echo", &[]);
     let line = echo.wait_for("bytes in");
     assert!(line.contains("messages 1,"), "the greeting is one message: {line}");
     echo.signal("TERM");
@@ -230,7 +73,7 @@ fn echo_counts_while_there_is_traffic() {
 
 #[test]
 fn echo_answers_requests_with_replies_and_pushes_with_pushes() {
-    let (_echo, addr) = Program::serve("echo", &["--quiet"]);
+    let (_echo, addr) = serve("echo", &["--quiet"]);
     let mut peer = Peer::new(addr.parse().unwrap(), Native);
     for (kind, id, answer) in [(Kind::Request, 7, Kind::Reply), (Kind::Push, 0, Kind::Push)] {
         let head = Head { tag: 42, ..Head::new(kind, AnyId::Native(id)) };
@@ -248,9 +91,25 @@ fn echo_answers_requests_with_replies_and_pushes_with_pushes() {
 }
 
 #[test]
+fn echo_answers_after_its_delay() {
+    let (_echo, addr) = serve("echo", &["--quiet", "--delay", "0.3"]);
+    let mut peer = Peer::new(addr.parse().unwrap(), Native);
+    let began = now();
+    peer.echo("a push");
+    assert!(now() - began >= Duration::from_millis(300));
+}
+
+#[test]
+fn echo_closes_a_silent_peer_after_the_idle_timeout_of_the_command_line() {
+    let args = ["--protocol", "length", "--quiet", "--heartbeat", "0", "--idle-timeout", "0.3"];
+    let (_echo, addr) = serve("echo", &args);
+    Peer::new(addr.parse().unwrap(), Length::default()).expect_end();
+}
+
+#[test]
 fn echo_refuses_longer_bodies_than_it_was_told_to_take() {
     let args = ["--quiet", "--max-body", "100", "--protocol", "length"];
-    let (_echo, addr) = Program::serve("echo", &args);
+    let (_echo, addr) = serve("echo", &args);
     let mut peer = Peer::new(addr.parse().unwrap(), Length::default());
     peer.echo([b'x'; 100]);
     peer.send([b'x'; 101]);
@@ -259,7 +118,7 @@ fn echo_refuses_longer_bodies_than_it_was_told_to_take() {
 
 #[test]
 fn echo_serves_on_when_nobody_reads_its_output() {
-    let (mut echo, addr) = Program::serve("echo", &[]);
+    let (mut echo, addr) = serve("echo", &[]);
     // Its own reader is what holds the pipe open, and ends with the next line.
     echo.lines = channel().1;
     let mut peer = Peer::new(addr.parse().unwrap(), Native);
@@ -270,6 +129,47 @@ fn echo_serves_on_when_nobody_reads_its_output() {
     echo.signal("TERM");
     let (status, ..) = echo.end();
     assert!(status.success(), "{status}");
+}
+
+const EXAMPLES: [&str; 6] =
+    ["both_ways", "chat", "delayed_echo", "echo", "hundred_clients", "workers"];
+
+#[test]
+fn help_of_every_example_tells_its_options_and_their_defaults() {
+    for name in EXAMPLES {
+        let help = start(name, &["--help"]).expect_success().join("\n");
+        assert!(help.contains(&format!("Usage: {name} [OPTIONS]")), "{help}");
+        assert!(help.contains("\n      --") && help.contains("[default: "), "{help}");
+        assert_eq!(start(name, &["-h"]).expect_success().join("\n"), help);
+    }
+}
+
+#[test]
+fn unusable_arguments_end_every_example_with_one_line_and_status_2() {
+    let told = |name, args: &[&str]| {
+        let (status, lines, errors) = start(name, args).end();
+        assert_eq!(status.code(), Some(2), "{name} {args:?}: {errors:?}");
+        assert_eq!((lines.len(), errors.len()), (0, 1), "{name} {args:?}: {lines:?} {errors:?}");
+        errors[0].clone()
+    };
+    for name in EXAMPLES {
+        let error = told(name, &["--nonsense"]);
+        assert!(
+            error.starts_with("error: unexpected argument '--nonsense': there is --"),
+            "{error}"
+        );
+        told(name, &["stray"]);
+    }
+    assert_eq!(
+        told("workers", &["--threads=65"]),
+        "error: invalid value '65' for '--threads <N>': 65 is not in 1..=64"
+    );
+    assert!(told("both_ways", &["--calls", "many"]).contains("'--calls <CALLS>'"));
+    assert!(told("hundred_clients", &["--clients", "0"]).contains("0 is not in 1.."));
+    assert!(told("delayed_echo", &["--delay", "-1"]).contains("'--delay <SECS>'"));
+    assert!(told("chat", &["--hard-limit"]).contains("a value is required"));
+    assert!(told("echo", &["--quiet=yes"]).contains("'--quiet' takes no value"));
+    assert!(told("echo", &["--protocol", "carrier-pigeon"]).contains("native, tcpstream"));
 }
 
 #[test]
@@ -288,63 +188,9 @@ fn unusable_arguments_end_echo_with_one_line() {
 }
 
 #[test]
-fn talk_to_nobody_prints_an_error() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    for addr in [&free.to_string(), "nonsense"] {
-        let (status, lines, _) = Program::start("talk", &[addr]).end();
-        assert!(!status.success());
-        assert_eq!(lines.len(), 1, "{lines:?}");
-        assert!(lines[0].starts_with("error "), "{lines:?}");
-    }
-}
-
-#[test]
-fn talk_sends_a_line_of_two_megabytes() {
-    let (_echo, addr) = Program::serve("echo", &["--quiet"]);
-    let line = "x".repeat(2_000_000);
-    let mut talk = Program::start("talk", &[addr]);
-    talk.write(&line);
-    talk.end_input();
-    talk.expect("connected");
-    assert!(talk.line() == format!("message {line}"));
-    talk.expect_success();
-}
-
-#[test]
-fn talk_ends_with_the_peer() {
-    let (echo, addr) = Program::serve("echo", &["--quiet"]);
-    let talk = Program::start("talk", &[addr]);
-    talk.expect("connected");
-    echo.signal("TERM");
-    echo.expect_success();
-    let lines = talk.expect_success();
-    assert_eq!(lines.len(), 1);
-    assert!(lines[0].starts_with("disconnected "), "{lines:?}");
-}
-
-#[test]
-fn two_talks_talk_with_each_other() {
-    let mut listening = Program::start("talk", &["127.0.0.1:0", "--listen"]);
-    let line = listening.errors.recv_timeout(PATIENCE).unwrap();
-    let addr = line.split(' ').nth(2).unwrap();
-    listening.write("said before anyone was there\n");
-    let mut dialling = Program::start("talk", &[addr]);
-    dialling.expect("connected");
-    dialling.expect("message said before anyone was there");
-    dialling.write("and answered\ton one line\r\n");
-    listening.expect("connected");
-    listening.expect("message and answered\ton one line\u{fffd}");
-    dialling.end_input();
-    assert_eq!(dialling.expect_success(), ["disconnected closed"]);
-    listening.expect("disconnected closed by the peer");
-    listening.end_input();
-    assert!(listening.expect_success().is_empty());
-}
-
-#[test]
 fn chat_cuts_off_who_does_not_read_and_nobody_else() {
     let args = ["--protocol", "length", "--hard-limit", "262144"];
-    let (chat, addr) = Program::serve("chat", &args);
+    let (chat, addr) = serve("chat", &args);
     let mut deaf = Peer::new(addr.parse().unwrap(), Length::default());
     deaf.send("/name deaf");
     chat_until(&mut deaf, "deaf");
@@ -392,7 +238,7 @@ fn chat_until(peer: &mut Peer, part: &str) {
 #[test]
 fn workers_answer_every_request_and_drop_what_nobody_waits_for() {
     let args = ["--threads", "3", "--requests", "50"];
-    let lines = Program::start("workers", &args).expect_success();
+    let lines = start("workers", &args).expect_success();
     for request in 1..=50 {
         let start = format!("request {request}: ");
         let count = lines.iter().filter(|line| line.starts_with(&start)).count();
@@ -404,80 +250,14 @@ fn workers_answer_every_request_and_drop_what_nobody_waits_for() {
 #[test]
 fn delayed_echo_comes_late_on_the_old_protocols() {
     for protocol in ["qtk3", "qtk2"] {
-        let args = ["--delay", "0.2", "--protocol", protocol];
-        let lines = Program::start("delayed_echo", &args).expect_success();
+        let args = ["--delay=0.2", "--protocol", protocol];
+        let lines = start("delayed_echo", &args).expect_success();
         assert_eq!(lines.iter().filter(|line| line.contains("came back after")).count(), 2);
     }
 }
 
 #[test]
 fn hundred_clients_and_their_server_count_the_same() {
-    let lines = Program::start("hundred_clients", &["--seconds", "0.5"]).expect_success();
+    let lines = start("hundred_clients", &["--seconds", "0.5"]).expect_success();
     assert!(lines.iter().any(|line| line.starts_with("server:  100 connected")), "{lines:?}");
-}
-
-#[test]
-fn talk_calls_and_waits_for_late_answers() {
-    let (_echo, addr) = Program::serve("echo", &["--delay", "0.7"]);
-    let mut talk = Program::start("talk", &[&*addr, "--call"]);
-    talk.write("one\ntwo\n");
-    talk.end_input();
-    let lines = talk.expect_success();
-    assert_eq!(lines, ["connected", "reply one", "reply two", "disconnected closed"]);
-    // Without calls it knows how many answers are missing.
-    let mut talk = Program::start("talk", &[&*addr]);
-    talk.write("one\n");
-    talk.end_input();
-    assert_eq!(talk.expect_success(), ["connected", "message one", "disconnected closed"]);
-}
-
-#[test]
-fn talk_says_which_calls_failed_and_why() {
-    let (_echo, addr) = Program::serve("echo", &["--delay", "60"]);
-    let mut talk = Program::start("talk", &[&*addr, "--call", "--timeout", "0.1"]);
-    talk.write("one\n");
-    talk.expect("connected");
-    talk.expect("failed no answer in time (maybe sent)");
-    talk.end_input();
-    assert_eq!(talk.end().0.code(), Some(1));
-}
-
-#[test]
-fn talk_dials_again_and_says_when() {
-    let (echo, addr) = Program::serve("echo", &[]);
-    let mut talk = Program::start("talk", &[&*addr, "--reconnect", "fixed:50", "--stay"]);
-    talk.expect("connected");
-    echo.signal("TERM");
-    echo.expect_success();
-    talk.wait_for("disconnected");
-    talk.expect("reconnecting in 50 ms");
-    let _echo = Program::start("echo", &["--listen", &*addr, "--quiet"]);
-    talk.wait_for("connected");
-    talk.write("again\n");
-    talk.expect("message again");
-}
-
-#[test]
-fn silent_peer_is_closed_after_the_idle_timeout_of_the_command_line() {
-    let (_echo, addr) = Program::serve("echo", &["--heartbeat", "0", "--idle-timeout", "0"]);
-    let args = [&*addr, "--heartbeat", "0", "--idle-timeout", "0.3", "--stay"];
-    let talk = Program::start("talk", &args);
-    talk.expect("connected");
-    talk.expect("disconnected nothing received for 300ms");
-}
-
-#[test]
-fn load_verifies_every_echo_and_says_how_many_came() {
-    let (_echo, addr) = Program::serve("echo", &["--quiet"]);
-    for mode in [&[][..], &["--calls"]] {
-        let args = [&[&*addr, "--duration", "0.3", "--warm-up", "0", "--json"], mode].concat();
-        let lines = Program::start("load", &args).expect_success();
-        let found: serde_json::Value = serde_json::from_str(&lines[0]).unwrap();
-        assert_eq!(found["errors"], 0);
-        assert!(found["messages"].as_u64().unwrap() > 0, "{found}");
-    }
-    let (status, _, _) = Program::start("load", &["127.0.0.1:1", "--duration", "1"]).end();
-    assert_eq!(status.code(), Some(1));
-    let (status, _, _) = Program::start("load", &[&*addr, "--connections", "0"]).end();
-    assert_eq!(status.code(), Some(2));
 }

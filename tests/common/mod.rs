@@ -4,7 +4,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 pub mod pair;
-pub mod tools;
+pub mod program;
 
 use std::{
     io::{self, ErrorKind, Read, Write},

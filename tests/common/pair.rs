@@ -6,7 +6,8 @@ use std::{
 };
 
 use longhaul::{
-    Body, CallError, CallId, Config, ConnId, Handle, PendingCall, Reconnect, protocol::Any,
+    Body, CallError, CallId, Config, ConnId, Handle, PendingCall, Reconnect, Responder,
+    protocol::Any,
 };
 
 use super::{PATIENCE, Running, Script};
@@ -144,6 +145,15 @@ impl Three {
         assert!(self.0.recv().is_err(), "a call ended twice");
         all
     }
+}
+
+/// Keeps every request, and passes it on.
+pub fn keeping() -> (Script, Receiver<Responder<Any>>) {
+    let (keep, kept) = channel();
+    let script = Script::new().on_message(move |conn, msg| {
+        let _ = keep.send(conn.defer(&msg).expect("a request"));
+    });
+    (script, kept)
 }
 
 /// Settings of a connection that is not dialled again.

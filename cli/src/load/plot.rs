@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 use hdrhistogram::Histogram;
 use plotters::{coord::combinators::IntoLogRange, prelude::*};
 
-use crate::report::with_unit;
+use super::report::with_unit;
 
 /// Points of the curve for each halving of what is above it.
 const POINTS: u32 = 20;

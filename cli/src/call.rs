@@ -1,18 +1,6 @@
 //! Calls a server once, or many times to see how fast it answers.
-//!
-//! ```sh
-//! cargo run --release --example call -- 127.0.0.1:7001 hello
-//! cargo run --release --example call -- 127.0.0.1:7001 --repeat 1000000 --threads 64 hello
-//! ```
-//!
-//! The reply goes to standard output; with `--repeat` it is the rate, and how long calls took. A
-//! call that fails ends the program with one line, which tells whether the request may have left,
-//! and a status that is not 0.
 
 #![allow(clippy::print_stdout, reason = "a program that prints")]
-
-#[path = "args/seconds.rs"]
-mod seconds;
 
 use std::{
     process::ExitCode,
@@ -22,14 +10,24 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use clap::{Parser, builder::RangedU64ValueParser};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
 use longhaul::{Bytes, CallError, Client, ClientBuilder, Config, Reconnect, protocol::Any};
 
+use crate::args::{at_least_one, seconds};
+
 /// Calls a server, and prints its reply.
-#[derive(Parser)]
-struct Args {
+#[derive(clap::Args)]
+#[command(after_help = "\
+The reply goes to standard output; with --repeat it is the rate, and how long calls took.
+
+Exit status: 0; or 1 if a call fails, with one line that tells why and whether the request may have
+left; or 2 for unusable arguments.
+
+Examples:
+  longhaul call 127.0.0.1:7001 hello
+  longhaul call 127.0.0.1:7001 --repeat 1000000 --threads 64 hello")]
+pub(crate) struct Args {
     /// The server to call
     addr: String,
     /// What to ask
@@ -38,26 +36,21 @@ struct Args {
     #[arg(long, value_name = "native|tcpstream|qtk3|qtk2", default_value_t)]
     protocol: Any,
     /// How long to wait for each reply
-    #[arg(long, value_name = "SECS", default_value = "5", value_parser = seconds::seconds)]
+    #[arg(long, value_name = "SECS", default_value = "5", value_parser = seconds)]
     timeout: Duration,
     /// Call so many times, and print how fast that went
     #[arg(long, value_name = "N")]
     repeat: Option<u64>,
     /// With --repeat: call from so many threads
-    #[arg(long, value_name = "T", default_value = "1", value_parser = at_least_one())]
+    #[arg(long, value_name = "T", default_value = "1", value_parser = at_least_one)]
     threads: usize,
     /// With --repeat: spread the threads over so many connections
-    #[arg(long, value_name = "C", default_value = "1", value_parser = at_least_one())]
+    #[arg(long, value_name = "C", default_value = "1", value_parser = at_least_one)]
     connections: usize,
 }
 
-fn at_least_one() -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(1..)
-}
-
-fn main() -> ExitCode {
-    env_logger::init();
-    match run(&Args::parse()) {
+pub(crate) fn main(args: &Args) -> ExitCode {
+    match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");

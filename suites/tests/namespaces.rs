@@ -17,7 +17,9 @@
     reason = "a test says so by panicking, and its numbers are small"
 )]
 
+#[path = "../../tests/common/mod.rs"]
 mod common;
+mod tools;
 
 use std::{
     fmt::Write as _,
@@ -31,7 +33,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{now, tools};
+use common::now;
 use longhaul::{
     Client, ClientBuilder, CloseReason, CloseReport, Config, Conn, Context, Handler, Incident,
     Message, ReactorBuilder, Reconnect, Server, Timer, protocol::Native,

@@ -1,11 +1,5 @@
 //! Loads an echo server: many connections, each with some messages in flight, and every echo compared.
 //!
-//! ```sh
-//! cargo run --release --example echo -- --quiet
-//! cargo run --release --example load -- 127.0.0.1:7001 --connections 64 --depth 16
-//! cargo run --release --example load -- 127.0.0.1:7001 --calls --json --plot latency.svg
-//! ```
-//!
 //! One thread and one reactor of this crate do it. A connection sends its next message when an echo
 //! has come, so a slow server is asked less: the latencies are those of this many messages in flight,
 //! not of a fixed rate. One that is wrong or missing, and a connection that is lost, end the run.
@@ -13,19 +7,16 @@
 mod generator;
 mod plot;
 mod report;
-#[path = "../args/seconds.rs"]
-mod seconds;
 
 use std::{
     fs::OpenOptions,
     io::{self, Write},
     path::PathBuf,
-    process::{self, ExitCode},
+    process::ExitCode,
     time::Duration,
 };
 
 use anyhow::{Context as _, bail};
-use clap::{CommandFactory, Parser, error::ErrorKind};
 use generator::{Generator, Plan};
 use indicatif::HumanBytes;
 use longhaul::{
@@ -34,13 +25,15 @@ use longhaul::{
 };
 use report::Report;
 
+use crate::args::{at_least_one, seconds};
+
 /// What may be in flight in all; it has to be held in memory.
 const MAX_IN_FLIGHT: usize = 4 << 30;
 /// What a message takes beside its body, with a good margin.
 const OVERHEAD: usize = 256;
 
 /// Loads an echo server, compares every echo, and prints rates and latencies.
-#[derive(Parser)]
+#[derive(clap::Args)]
 #[command(after_help = "\
 Each connection has DEPTH messages in flight and sends the next one when an echo has come. Bytes are
 those of bodies, counted once for there and back. A latency is from handing a message over to be sent
@@ -59,8 +52,8 @@ Exit status: 0, or 1 if it can't connect, a connection is lost or an echo is wro
 unusable arguments.
 
 Example:
-  load 127.0.0.1:7001 --connections 1000 --size 1024 --duration 30 --plot latency.svg")]
-struct Args {
+  longhaul load 127.0.0.1:7001 --connections 1000 --size 1024 --duration 30 --plot latency.svg")]
+pub(crate) struct Args {
     /// The server: ip:port or host:port
     addr: Target,
     /// The wire format
@@ -79,7 +72,7 @@ struct Args {
     #[arg(long, value_name = "SECS", default_value = "10", value_parser = some_seconds)]
     duration: Duration,
     /// How long to load before that; fractions are fine
-    #[arg(long, value_name = "SECS", default_value = "1", value_parser = seconds::seconds)]
+    #[arg(long, value_name = "SECS", default_value = "1", value_parser = seconds)]
     warm_up: Duration,
     /// How long an echo may take until it counts as missing; fractions are fine
     #[arg(long, value_name = "SECS", default_value = "10", value_parser = some_seconds)]
@@ -96,25 +89,15 @@ struct Args {
     plot: Option<PathBuf>,
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("must be at least 1".to_owned()),
-        Ok(number) => Ok(number),
-        Err(_) => Err("not a number that fits".to_owned()),
-    }
-}
-
 fn some_seconds(text: &str) -> Result<Duration, String> {
-    match seconds::seconds(text)? {
+    match seconds(text)? {
         Duration::ZERO => Err("must be more than 0".to_owned()),
         duration => Ok(duration),
     }
 }
 
-fn main() -> ExitCode {
-    env_logger::init();
-    let args = Args::try_parse().and_then(check).unwrap_or_else(|error| refuse(&error));
-    match run(&args) {
+pub(crate) fn main(args: &Args) -> ExitCode {
+    match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -123,37 +106,33 @@ fn main() -> ExitCode {
     }
 }
 
-/// What can't work together, or can't be written.
-fn check(args: Args) -> Result<Args, clap::Error> {
-    let unusable = |text| Err(Args::command().error(ErrorKind::ValueValidation, text));
-    let protocol = args.protocol;
-    if args.calls && protocol.correlation() == Correlation::None {
-        return unusable(format!("{protocol} has no calls"));
-    }
-    let largest = protocol.largest_body();
-    if args.size > largest {
-        return unusable(format!(
-            "{} is over the largest body of {protocol}, {largest}",
-            args.size
-        ));
-    }
-    let in_flight = args.in_flight().saturating_mul(args.connections);
-    if in_flight > MAX_IN_FLIGHT {
-        return unusable(format!(
-            "{} would be in flight at a time, more than {}",
-            HumanBytes(in_flight as u64),
-            HumanBytes(MAX_IN_FLIGHT as u64)
-        ));
-    }
-    if let Some(path) = &args.plot
-        && let Err(error) = OpenOptions::new().append(true).create(true).open(path)
-    {
-        return unusable(format!("can't write {}: {error}", path.display()));
-    }
-    Ok(args)
-}
-
 impl Args {
+    /// Tells what can't work together, or can't be written.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let protocol = self.protocol;
+        if self.calls && protocol.correlation() == Correlation::None {
+            return Err(format!("{protocol} has no calls"));
+        }
+        let largest = protocol.largest_body();
+        if self.size > largest {
+            return Err(format!("{} is over the largest body of {protocol}, {largest}", self.size));
+        }
+        let in_flight = self.in_flight().saturating_mul(self.connections);
+        if in_flight > MAX_IN_FLIGHT {
+            return Err(format!(
+                "{} would be in flight at a time, more than {}",
+                HumanBytes(in_flight as u64),
+                HumanBytes(MAX_IN_FLIGHT as u64)
+            ));
+        }
+        if let Some(path) = &self.plot
+            && let Err(error) = OpenOptions::new().append(true).create(true).open(path)
+        {
+            return Err(format!("can't write {}: {error}", path.display()));
+        }
+        Ok(())
+    }
+
     /// Bytes in flight on one connection.
     const fn in_flight(&self) -> usize {
         self.size.saturating_add(OVERHEAD).saturating_mul(self.depth)
@@ -209,16 +188,4 @@ fn run(args: &Args) -> anyhow::Result<()> {
         Some(failure) => bail!(failure),
         None => Ok(()),
     }
-}
-
-/// Ends the program: with the help that was asked for, or with one line that says what is wrong.
-fn refuse(error: &clap::Error) -> ! {
-    if !error.use_stderr() {
-        error.exit()
-    }
-    let text = error.to_string();
-    // What stands before the first empty line says it all; behind it is how to use the program.
-    let lines = text.lines().map(str::trim).take_while(|line| !line.is_empty());
-    eprintln!("{}", lines.collect::<Vec<_>>().join(" "));
-    process::exit(2)
 }

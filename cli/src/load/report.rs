@@ -7,7 +7,7 @@ use indicatif::{HumanBytes, HumanCount};
 use longhaul::protocol::Protocol;
 use serde::Serialize;
 
-use crate::{Args, generator::Outcome};
+use super::{Args, generator::Outcome};
 
 /// What was measured. The fields are those of the JSON.
 #[derive(Debug, Serialize)]

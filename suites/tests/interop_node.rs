@@ -13,7 +13,9 @@
     reason = "a test says so by panicking, and its numbers are small"
 )]
 
+#[path = "../../tests/common/mod.rs"]
 mod common;
+mod tools;
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -28,14 +30,12 @@ use std::{
     time::Duration,
 };
 
-use common::{
-    PATIENCE, Running, Script, config, now, pass,
-    tools::{self, missing_command},
-};
+use common::{PATIENCE, Running, Script, config, now, pass};
 use longhaul::{
     Config, Conn, ReactorBuilder,
     protocol::{Any, AnyId, Qtk2, Uuid},
 };
+use tools::missing_command;
 
 /// How much faster than real the library's clock runs, where it does.
 const SPEED: u32 = 25;

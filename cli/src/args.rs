@@ -1,11 +1,24 @@
-//! How the peer's life is watched: arguments that several examples have.
+//! Arguments that several commands have.
 
 use std::time::Duration;
 
 use clap::Args;
 use longhaul::Config;
 
-use crate::seconds::seconds;
+/// A time in seconds, perhaps with a fraction.
+pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}
+
+/// A number that is not 0.
+pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("must be at least 1".to_owned()),
+        Ok(number) => Ok(number),
+        Err(_) => Err("not a number that fits".to_owned()),
+    }
+}
 
 /// How the peer's life is watched.
 #[derive(Args, Debug)]

@@ -4,13 +4,15 @@
 //! Where the tool is missing each test is reported as ignored, by its name; with
 //! `LONGHAUL_REQUIRE_TOOLS=1` it fails.
 
+#![allow(dead_code, reason = "each test file uses a part")]
+
 use std::process::{Command, ExitCode};
 
 use libtest_mimic::{Arguments, Trial};
 
 /// Runs the tests, as the arguments of the process say. `missing` tells what is missing, if anything
 /// is.
-pub fn run(missing: impl FnOnce() -> Option<String>, tests: &[(&str, fn())]) -> ExitCode {
+pub(crate) fn run(missing: impl FnOnce() -> Option<String>, tests: &[(&str, fn())]) -> ExitCode {
     let arguments = Arguments::from_args();
     let missing = if arguments.list { None } else { missing() };
     let is_required = std::env::var("LONGHAUL_REQUIRE_TOOLS").is_ok_and(|text| text == "1");
@@ -30,7 +32,7 @@ pub fn run(missing: impl FnOnce() -> Option<String>, tests: &[(&str, fn())]) -> 
 }
 
 /// Says that a command is missing, if it is.
-pub fn missing_command(name: &str, package: &str) -> Option<String> {
+pub(crate) fn missing_command(name: &str, package: &str) -> Option<String> {
     let found = Command::new(name).arg("--version").output();
     match found {
         Ok(output) if output.status.success() => None,

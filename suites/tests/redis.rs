@@ -8,7 +8,7 @@
     reason = "a test says so by panicking, and its numbers are small"
 )]
 
-mod common;
+mod tools;
 
 use std::{
     io::{BufRead, BufReader},
@@ -18,7 +18,6 @@ use std::{
     time::Duration,
 };
 
-use common::tools;
 use longhaul::{
     CallError, Client, ClientBuilder, Conn, Handler, Message,
     protocol::{Correlation, DecodeError, Decoded, Head, Kind, NoId, Protocol},

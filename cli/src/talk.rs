@@ -1,19 +1,7 @@
 //! A netcat for framed connections: lines in, messages out, and the other way round.
 //!
-//! ```sh
-//! cargo run --release --example talk -- 127.0.0.1:7001
-//! cargo run --release --example talk -- 127.0.0.1:7001 --protocol length --listen
-//! ```
-//!
-//! Each line of standard input is sent as a message, or with `--call` as a request. Standard output has
-//! one line per event: `connected`, `message TEXT`, `reply TEXT`, `failed REASON`,
-//! `disconnected REASON`, `reconnecting in MS ms`, `error TEXT`. When the input has ended and
-//! everything was answered it closes, unless `--stay`. The exit status tells whether all went well.
-
-#[path = "args/liveness.rs"]
-mod liveness;
-#[path = "args/seconds.rs"]
-mod seconds;
+//! Each line of standard input is sent as a message, or with `--call` as a request, and standard output
+//! has one line per event.
 
 use std::{
     fmt::Display,
@@ -24,16 +12,31 @@ use std::{
     time::Duration,
 };
 
-use clap::Parser;
-use liveness::Liveness;
 use longhaul::{
     CallError, CloseReason, CloseReport, Conn, ConnId, Context, Handle, Handler, Incident, Message,
     ReactorBuilder, Reconnect, Timer, TimerId, protocol::Any,
 };
 
+use crate::args::{Liveness, seconds};
+
 /// Sends each line of standard input as a message, and prints a line per event.
-#[derive(Parser)]
-struct Args {
+#[derive(clap::Args)]
+#[command(after_help = "\
+Standard output has one line per event:
+  connected                     with the peer, or with --listen with one more
+  message TEXT, reply TEXT      what came
+  failed REASON                 a request got no reply
+  disconnected REASON           the connection has ended
+  reconnecting in MS ms         it will be dialled again
+  error TEXT                    anything else that went wrong
+When the input has ended and everything was answered it closes the connection, unless --stay.
+
+Exit status: 0 if all went well, 1 if not, or 2 for unusable arguments.
+
+Examples:
+  longhaul talk 127.0.0.1:7001
+  longhaul talk 127.0.0.1:7001 --protocol length --listen")]
+pub(crate) struct Args {
     /// The peer to connect to, or with --listen where to listen
     addr: String,
     /// The wire format
@@ -46,7 +49,7 @@ struct Args {
     #[arg(long)]
     call: bool,
     /// How long a request waits for its answer; fractions are fine
-    #[arg(long, value_name = "SECS", default_value = "30", value_parser = seconds::seconds)]
+    #[arg(long, value_name = "SECS", default_value = "30", value_parser = seconds)]
     timeout: Duration,
     /// When to dial again after a loss or a failure
     #[arg(long, value_name = "backoff|fixed:MS|off", default_value = "off", value_parser = policy)]
@@ -70,9 +73,8 @@ fn policy(text: &str) -> Result<Reconnect, String> {
     }
 }
 
-fn main() -> ExitCode {
-    env_logger::init();
-    match talk(&Args::parse()) {
+pub(crate) fn main(args: &Args) -> ExitCode {
+    match talk(args) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
