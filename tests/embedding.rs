@@ -375,7 +375,7 @@ fn user_data_stays_with_its_connection() {
             let count = conn.data_mut::<u32>().unwrap();
             *count += 1;
             let count = *count;
-            conn.send(&count.to_be_bytes()).unwrap();
+            conn.send(count.to_be_bytes()).unwrap();
         })
         .on_disconnect(|conn, _| assert!(conn.data::<u32>().is_some()));
     let server = Running::server(Tcpstream, Config::new(), script);
