@@ -440,6 +440,46 @@ fn lost_connection_gets_what_is_left_of_broadcasts_when_it_is_up_again() {
     assert_eq!(got, expected);
 }
 
+#[test]
+fn connection_that_is_lost_twice_under_one_burst_misses_nothing_of_it() {
+    const BURST: u32 = 40;
+    const MORE: u32 = 2;
+    let seen = Rc::new(RefCell::new(Seen::default()));
+    let mut fleet = Fleet::new(SimWorld::new(1));
+    let mut config = Config::new();
+    config.reconnect(Reconnect::fixed(Duration::ZERO));
+    let builder = || ReactorBuilder::new(Length::default()).config(config.clone());
+    // Here the one that broadcasts has dialled.
+    fleet.add(1, builder().seed(1), Party::server(&seen));
+    fleet.add(2, builder().seed(2), Party::reader(&seen));
+    fleet.nodes[1].engine.context().listen("10.0.0.2:7001").unwrap();
+    let mut cx = fleet.nodes[0].engine.context();
+    let ids: Vec<_> = (0..8).map(|_| cx.connect("10.0.0.2:7001").unwrap()).collect();
+    fleet.run_for(SECOND);
+    fleet.nodes[0].engine.state.fanouts.limits.deliveries_per_turn = 1;
+    let mut cx = fleet.nodes[0].engine.context();
+    for number in 0..BURST {
+        assert_eq!(cx.broadcast(Audience::All, body(number)), 8);
+    }
+    let victim = ids[5];
+    for epoch in [2, 3] {
+        fleet.nodes[0].engine.state.abort(victim, CloseReason::PeerClosed);
+        assert!(run_until(&mut fleet, |fleet| {
+            fleet.nodes[0].engine.context().conn(victim).is_some_and(|conn| conn.epoch() == epoch)
+        }));
+        assert!(!fleet.nodes[0].engine.state.fanouts.is_empty(), "the burst is under way");
+        let mut cx = fleet.nodes[0].engine.context();
+        assert_eq!(cx.broadcast(Audience::All, body(BURST + epoch - 2)), 8);
+    }
+    fleet.run_for(5 * SECOND);
+    let seen = seen.borrow();
+    let reached = seen.got.values().chain(seen.lost.values()).flatten();
+    let mut counts = BTreeMap::new();
+    reached.for_each(|number| *counts.entry(*number).or_default() += 1);
+    assert_eq!(counts, (0..BURST + MORE).map(|number| (number, 8)).collect());
+    fleet.nodes[0].engine.check();
+}
+
 // ---- against a model ----
 
 /// What each receiver is to get, kept in lists. Who has gone stays in the groups, and is not up.

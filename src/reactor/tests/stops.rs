@@ -7,9 +7,13 @@ use super::{
     script::{SERVER, Script},
 };
 use crate::{
-    Config, ListenerId, ReactorBuilder, Reconnect,
+    Config, Error, ListenerId, ReactorBuilder, Reconnect,
     protocol::Native,
-    reactor::{net::sim::SimWorld, slot::Phase},
+    reactor::{
+        dial::stream_options,
+        net::{BroughtStream, sim::SimWorld},
+        slot::Phase,
+    },
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -94,4 +98,29 @@ fn nothing_new_is_taken_while_stopping() {
     let mut cx = fleet.nodes[0].engine.context();
     assert!(cx.listen("10.0.0.1:7002").is_err());
     assert!(cx.connect(SERVER).is_err());
+}
+
+#[test]
+fn stream_that_is_adopted_while_stopping_is_refused_and_closed() {
+    let world = SimWorld::new(1);
+    let ((server, log), (client, _)) = (Script::<Native>::noting(), Script::noting());
+    let mut fleet = Fleet::new(world);
+    fleet.add(1, ReactorBuilder::new(Native).seed(1), server);
+    fleet.add(2, ReactorBuilder::new(Native).seed(2), client);
+    fleet.nodes[0].engine.context().listen(SERVER).unwrap();
+    let options = stream_options(&Config::new());
+    let stream = fleet.nodes[1].engine.sockets.net.dial(SERVER.parse().unwrap(), &options).unwrap();
+    // One that is up keeps the reactor from being stopped at once.
+    fleet.nodes[1].engine.context().connect(SERVER).unwrap();
+    fleet.run_for(SECOND);
+    fleet.handle(1).stop();
+    fleet.nodes[1].engine.turn(Some(Duration::ZERO)).unwrap();
+    assert!(!fleet.nodes[1].engine.is_stopped());
+    let brought = BroughtStream::Simulated(stream);
+    let adopted = fleet.nodes[1].engine.context().adopt_brought(brought, &Native, &Config::new());
+    assert!(matches!(adopted, Err(Error::Stopped)), "{adopted:?}");
+    fleet.run_for(SECOND);
+    assert_eq!(log.count("error"), 1, "the peer sees its end: {:?}", log.take());
+    assert!(fleet.stop());
+    fleet.assert_empty();
 }
