@@ -11,6 +11,7 @@ pub(crate) use reconnect::Delay;
 pub use reconnect::Reconnect;
 
 use crate::{
+    core::layer::LayerMaker,
     error::ConfigError,
     protocol::{HeartbeatBy, Protocol},
 };
@@ -77,6 +78,8 @@ pub struct Config {
     pub(crate) tcp_user_timeout: Option<Duration>,
     pub(crate) send_buffer: Option<usize>,
     pub(crate) receive_buffer: Option<usize>,
+    /// What lies between the socket and the frames.
+    pub(crate) layer: Option<LayerMaker>,
 }
 
 impl Default for Config {
@@ -111,6 +114,7 @@ impl Default for Config {
             tcp_user_timeout: Some(Duration::from_secs(30)),
             send_buffer: None,
             receive_buffer: None,
+            layer: None,
         }
     }
 }

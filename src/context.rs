@@ -349,7 +349,7 @@ impl<P: Protocol> Conn<'_, P> {
     /// As [`reply`](Self::reply); `NotAwaited` also on protocols that have no errors.
     pub fn fail(&mut self, msg: &Message<'_, P>, code: u32, text: &str) -> Result<(), SendError> {
         let slot = self.cx.state.get(self.id);
-        if slot.is_some_and(|slot| !slot.link.protocol.has_errors()) {
+        if slot.is_some_and(|slot| !slot.link.protocol().has_errors()) {
             return Err(SendError::NotAwaited);
         }
         self.settle(msg)?;
@@ -615,7 +615,7 @@ impl<P: Protocol> Conn<'_, P> {
     /// What the present epoch has counted.
     pub fn conn_stats(&self) -> ConnStats {
         let Some(slot) = self.cx.state.get(self.id) else { return ConnStats::default() };
-        let counts = slot.link.counts;
+        let counts = slot.link.counts();
         ConnStats {
             messages_in: counts.messages_in,
             messages_out: counts.messages_out,

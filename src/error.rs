@@ -497,6 +497,18 @@ pub enum CloseReason {
         /// The limit.
         Duration,
     ),
+    /// The handshake of what lies between the socket and the frames was not over within this time.
+    HandshakeTimeout(
+        /// The limit.
+        Duration,
+    ),
+    /// What lies between the socket and the frames gave the connection up.
+    Layer {
+        /// Its name.
+        layer: &'static str,
+        /// What was wrong, in its words.
+        problem: String,
+    },
     /// A frame that had begun was not whole within this time.
     FrameTimeout(
         /// The limit, for a frame of that length.
@@ -552,6 +564,8 @@ impl CloseReason {
             }
             Self::SlowConsumer { .. }
             | Self::HelloTimeout(_)
+            | Self::HandshakeTimeout(_)
+            | Self::Layer { .. }
             | Self::FrameTimeout(_)
             | Self::Protocol(_)
             | Self::PeerClosed
@@ -580,6 +594,8 @@ impl fmt::Display for CloseReason {
             Self::WriteStalled(limit) => write!(f, "the peer took no byte for {limit:?}"),
             Self::IdleTimeout(limit) => write!(f, "nothing received for {limit:?}"),
             Self::HelloTimeout(limit) => write!(f, "no hello within {limit:?}"),
+            Self::HandshakeTimeout(limit) => write!(f, "no handshake within {limit:?}"),
+            Self::Layer { layer, problem } => write!(f, "{layer} failed: {problem}"),
             Self::FrameTimeout(limit) => write!(f, "a frame was not whole within {limit:?}"),
             Self::Protocol(error) => write!(f, "protocol error: {error}"),
             Self::PeerClosed => f.write_str("closed by the peer"),
@@ -606,6 +622,7 @@ impl From<CloseReason> for io::Error {
             CloseReason::WriteStalled(_)
             | CloseReason::IdleTimeout(_)
             | CloseReason::HelloTimeout(_)
+            | CloseReason::HandshakeTimeout(_)
             | CloseReason::FrameTimeout(_) => io::ErrorKind::TimedOut,
             _ => io::ErrorKind::ConnectionAborted,
         };

@@ -55,6 +55,11 @@ impl Heartbeat {
         Self { heard: now, pinged: None, last_ping: now }
     }
 
+    /// The connection begins now.
+    pub(crate) const fn begin(&mut self, now: Moment) {
+        *self = Self::new(now);
+    }
+
     /// When the connection began, if no ping was sent since.
     pub(crate) const fn began(&self) -> Moment {
         self.last_ping

@@ -11,6 +11,7 @@ pub(crate) mod frame_clock;
 pub(crate) mod greeting;
 pub(crate) mod heartbeat;
 pub(crate) mod intake;
+pub(crate) mod layer;
 pub(crate) mod moment;
 pub(crate) mod offline;
 pub(crate) mod read_buffer;

@@ -15,6 +15,10 @@ use crate::protocol::{Decoded, Head};
 /// The longest frame, in bytes, that is put together in the shared buffer.
 pub(crate) const LARGE_FRAME: usize = 64 * 1024;
 
+/// The most bytes that are read into the shared buffer at a time, behind what was kept. More costs cache,
+/// less costs system calls.
+pub(crate) const READ_CHUNK: usize = 64 * 1024;
+
 /// The least that a large frame's buffer grows by.
 const GROWTH: usize = 4 * 1024;
 

@@ -22,7 +22,7 @@ use std::{
 use super::{
     net::Net,
     planted::{Bug, is_planted},
-    slot::{Phase, Slot, Waiter},
+    slot::{PeersEnd, Phase, Slot, Waiter},
     slots::{EndedCall, State},
     turn::Engine,
 };
@@ -228,16 +228,13 @@ impl<H: Handler, N: Net> Engine<H, N> {
     /// A connection that ends takes its next step when there is nothing left to write.
     pub(super) fn go_on_closing(&mut self, id: ConnId) {
         let Some(slot) = self.state.get_mut(id) else { return };
-        if slot.link.has_output() {
-            return;
-        }
-        if slot.phase == Phase::Open {
+        if slot.link.holds_output() || slot.phase == Phase::Open {
             return;
         }
         // Who drains was up so far, and gets what was broadcast meanwhile.
         self.state.catch_up(id);
         let Some(slot) = self.state.get_mut(id) else { return };
-        if slot.link.has_output() {
+        if slot.link.holds_output() {
             return;
         }
         let is_idle = slot.link.requests_awaited() == 0
@@ -248,7 +245,12 @@ impl<H: Handler, N: Net> Engine<H, N> {
             Phase::Draining if is_idle => {}
             _ => return,
         }
-        if slot.io.is_eof() {
+        if slot.link.finish_layer() {
+            // Behind the layer's last word nothing is sent.
+            slot.phase = Phase::Closing;
+            self.state.publish(id);
+            self.state.mark_dirty(id);
+        } else if slot.io.peers_end == PeersEnd::Read {
             self.state.abort(id, CloseReason::Closed);
         } else {
             self.linger(id);

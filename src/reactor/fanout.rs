@@ -27,7 +27,7 @@ use crate::{
     ConnId, SendError, Stats, Tagged,
     error::panic_text,
     handler::{Audience, Candidate},
-    protocol::{Head, Protocol},
+    protocol::Protocol,
 };
 
 /// Messages of broadcasts, each to one receiver, that one turn queues: at about 100 ns each a turn grows
@@ -740,13 +740,7 @@ impl<P: Protocol> Fanout<P> {
                 return Ok(place);
             }
             stats.encoded_broadcasts += 1;
-            let head = Head {
-                tag: self.tag,
-                ..Head::new(slot.link.push_kind(), slot.link.next_push_id())
-            };
-            let mut out = Vec::new();
-            slot.link.protocol.encode(&head, &self.body, &mut out);
-            Err(Bytes::from(out))
+            Err(slot.link.encode_push(self.tag, &self.body))
         }));
         let frame = match encoded {
             Ok(Ok(place)) => return place,

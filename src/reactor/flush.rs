@@ -10,9 +10,6 @@ use super::{
 };
 use crate::{CloseReason, ConnId, Handler, error::NetworkError};
 
-/// Slices of one vectored write. Small frames share a slice, so only large bodies need many.
-const SLICES: usize = 64;
-
 /// Bytes written to one connection in one turn, so that a fast reader of a long queue does not keep
 /// the others waiting.
 const BYTES_PER_TURN: usize = 1024 * 1024;
@@ -68,9 +65,13 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 return self.state.abort(id, CloseReason::Panicked(text));
             }
             match self.write(id) {
+                Ok(0) => break,
                 Ok(count) => budget = budget.saturating_sub(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.handle_write_blocked(id);
+                    if let Some(slot) = self.state.get_mut(id) {
+                        slot.io.is_writable = false;
+                    }
+                    self.state.watch(id);
                     break;
                 }
                 Err(error) => {
@@ -86,35 +87,13 @@ impl<H: Handler, N: Net> Engine<H, N> {
     fn write(&mut self, id: ConnId) -> io::Result<usize> {
         let State { slots, stats, pool, now, .. } = &mut self.state;
         let slot = &mut slots[id.slot() as usize];
-        let Some(queue) = &slot.link.out else { return Ok(0) };
         stats.writes += 1;
-        let result = if let Some(bytes) = queue.single() {
-            self.sockets.write(id.slot(), &[IoSlice::new(bytes)])
-        } else {
-            let mut slices = [IoSlice::new(&[]); SLICES];
-            let count = queue.slices(&mut slices);
-            self.sockets.write(id.slot(), &slices[..count])
-        };
-        match result {
-            // Not progress, and a loop that took it for that would spin.
-            Ok(0) => Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => {
-                let written = slot.link.handle_written(count, &mut pool.spares, *now);
-                stats.messages_out += written.messages;
-                stats.bytes_out += count as u64;
-                Ok(count)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    fn handle_write_blocked(&mut self, id: ConnId) {
-        let now = self.state.now;
-        if let Some(slot) = self.state.get_mut(id) {
-            slot.io.is_writable = false;
-            slot.link.handle_write_blocked(now);
-            self.state.watch(id);
-        }
+        let sockets = &mut self.sockets;
+        let write = |slices: &[IoSlice<'_>]| sockets.write(id.slot(), slices);
+        let (count, written) = slot.link.write(&mut pool.spares, *now, write)?;
+        stats.messages_out += written.messages;
+        stats.bytes_out += count as u64;
+        Ok(count)
     }
 
     /// What flushing leaves to do: give the queue back, resume what the watermark stopped, go on
@@ -127,10 +106,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
         if !slot.phase.is_connected() {
             return;
         }
-        if !slot.link.has_output()
-            && let Some(queue) = slot.link.out.take()
-        {
-            pool.give(queue);
+        if !slot.link.has_frames() {
+            slot.link.give_queue(pool);
         }
         let queued = slot.link.queued_cost();
         let was_choked = slot.link.is_choked();

@@ -12,17 +12,15 @@ use super::{
 use crate::{
     CloseReason, Conn, ConnId, Context, Handler, Message,
     core::{
-        connection::{Incoming, RemoteError, Route},
+        connection::{Incoming, Input, Received, RemoteError, Route},
+        layer::WIRE_CHUNK,
         moment::Moment,
-        read_buffer::{Frame, Front, LARGE_FRAME},
+        read_buffer::{LARGE_FRAME, READ_CHUNK},
     },
     error::{CallError, NetworkError, error_code},
     handler::{Arrival, Asked, Reply},
-    protocol::{DecodeError, Decoded, Head, Kind, Protocol},
+    protocol::{DecodeError, Head, Kind, Protocol},
 };
-
-/// Bytes asked for in one read. More costs cache, less costs system calls.
-const READ_CHUNK: usize = 64 * 1024;
 
 /// Bytes read from one connection in one turn, so that a busy one does not starve the others.
 const BYTES_PER_TURN: usize = 256 * 1024;
@@ -34,11 +32,13 @@ const MESSAGES_PER_TURN: usize = 1024;
 pub(crate) struct Reader {
     /// Room for the start of a frame that was kept, and one read behind it.
     buf: Box<[u8]>,
+    /// What is read for a layer. Empty until there is one.
+    wire: Vec<u8>,
 }
 
 impl Default for Reader {
     fn default() -> Self {
-        Self { buf: vec![0; LARGE_FRAME + READ_CHUNK].into() }
+        Self { buf: new_buffer(), wire: Vec::new() }
     }
 }
 
@@ -46,8 +46,12 @@ impl Reader {
     /// The buffer, to be given back after the read; a new one where a panic lost it.
     fn take(&mut self) -> Box<[u8]> {
         let buf = std::mem::take(&mut self.buf);
-        if buf.is_empty() { Self::default().buf } else { buf }
+        if buf.is_empty() { new_buffer() } else { buf }
     }
+}
+
+fn new_buffer() -> Box<[u8]> {
+    vec![0; LARGE_FRAME + READ_CHUNK].into()
 }
 
 /// What is left of one connection's share of a turn.
@@ -60,13 +64,17 @@ struct Budget {
 /// What one read found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
-    /// Bytes, and perhaps more behind them.
-    Some,
+    /// So many bytes, and perhaps more behind them.
+    Bytes(usize),
     /// Nothing is there now.
     Nothing,
-    /// The peer sends no more, or the connection is broken: that was handled.
-    End,
+    /// The peer sends no more.
+    Eof,
+    /// The connection is broken or ended, and that was handled.
+    Broken,
 }
+
+type IdOf<H> = <<H as Handler>::Protocol as Protocol>::Id;
 
 impl<H: Handler, N: Net> Engine<H, N> {
     /// Gives every connection that has something to read its share.
@@ -98,34 +106,22 @@ impl<H: Handler, N: Net> Engine<H, N> {
         let mut budget = Budget { bytes: BYTES_PER_TURN, messages: MESSAGES_PER_TURN };
         while let Some(slot) = self.state.get_mut(id)
             && slot.can_read()
+            && (slot.io.is_readable || slot.link.has_waiting())
         {
-            let arrived = slot.link.read.waits_since();
-            if arrived.is_none() && !slot.io.is_readable {
-                break;
-            }
             if budget.bytes == 0 || budget.messages == 0 {
                 self.state.mark_ready(id);
                 break;
             }
-            if let Some(arrived) = arrived {
-                if slot.link.read.len() > reader.len() {
-                    let (kept, _) = slot.link.read.take();
-                    let arrival = Arrival { conn: id, owner: Some(&kept), at: arrived };
-                    self.handle_bytes(&kept, None, &arrival, &mut budget);
-                } else {
-                    let (len, _) = slot.link.read.restore(&mut reader);
-                    let arrival = Arrival { conn: id, owner: None, at: arrived };
-                    self.handle_bytes(&reader[..len], None, &arrival, &mut budget);
-                }
+            if let Some(received) = slot.link.take_waiting(&mut reader) {
+                self.handle_received(id, Ok(Some(received)), &mut budget);
                 continue;
             }
-            let is_large = slot.link.read.is_large();
-            let found = if is_large {
-                self.read_large(id, &mut budget)
+            let found = if slot.link.is_layered() {
+                self.read_layered(id, &mut reader, &mut budget)
             } else {
-                self.read_chunk(id, &mut reader, &mut budget)
+                self.read_socket(id, &mut reader, &mut budget)
             };
-            if matches!(found, Found::Nothing | Found::End) {
+            if !matches!(found, Found::Bytes(_)) {
                 break;
             }
         }
@@ -140,78 +136,127 @@ impl<H: Handler, N: Net> Engine<H, N> {
             self.state.mark_dirty(id);
         }
         let Some(slot) = self.state.get_mut(id) else { return };
-        if slot.link.read.waits_since().is_some() && slot.can_read() {
+        if slot.link.has_waiting() && slot.can_read() {
             self.state.mark_ready(id);
         }
     }
 
-    /// One read into the shared buffer, behind what was kept, and its frames.
-    fn read_chunk(&mut self, id: ConnId, reader: &mut [u8], budget: &mut Budget) -> Found {
-        let Some(slot) = self.state.get_mut(id) else { return Found::End };
-        let (kept, mut front) = slot.link.read.restore(reader);
-        let asked = READ_CHUNK.min(budget.bytes);
-        let result = self.sockets.read(id.slot(), &mut reader[kept..kept + asked]);
-        let count = *result.as_ref().unwrap_or(&0);
-        if count == 0
-            && let Some(front) = front.take()
-            && let Some(slot) = self.state.slots.get_mut(id.slot() as usize)
-        {
-            slot.link.read.keep(&reader[..kept], front, &mut self.state.pool.spares);
-        }
-        let found = self.judge_read(id, result, asked);
-        if count > 0 {
-            budget.bytes -= count;
-            let arrival = Arrival { conn: id, owner: None, at: self.state.now };
-            self.handle_bytes(&reader[..kept + count], front, &arrival, budget);
-        }
-        found
-    }
-
-    /// One read into the buffer of a large frame; the frame, if that completes it.
-    fn read_large(&mut self, id: ConnId, budget: &mut Budget) -> Found {
-        let Some(slot) = self.state.get_mut(id) else { return Found::End };
-        let room = slot.link.read.room();
-        let asked = room.len().min(budget.bytes);
-        let result = self.sockets.read(id.slot(), &mut room[..asked]);
-        let count = *result.as_ref().unwrap_or(&0);
-        slot.link.read.filled(count);
-        budget.bytes -= count;
-        let found = self.judge_read(id, result, asked);
-        let Some(slot) = self.state.get_mut(id) else { return found };
-        if count == 0 {
-            return found;
-        }
-        match slot.link.is_frame_whole(&slot.profile.config) {
-            Ok(true) => {
-                let (frame, front) = slot.link.read.take();
-                let arrival = Arrival { conn: id, owner: Some(&frame), at: self.state.now };
-                self.handle_bytes(&frame, front, &arrival, budget);
-                self.state.pool.spares.give(frame);
-            }
-            Ok(false) => {}
-            Err(error) => self.state.close(id, CloseReason::Protocol(error)),
-        }
-        found
-    }
-
-    /// What a read says of the connection.
-    fn judge_read(&mut self, id: ConnId, result: io::Result<usize>, asked: usize) -> Found {
-        let now = self.state.now;
-        let Some(slot) = self.state.get_mut(id) else { return Found::End };
-        match result {
-            Ok(0) => {
-                slot.io.is_readable = false;
-                slot.io.peers_end = PeersEnd::Read;
-                self.handle_eof(id);
-                Found::End
-            }
-            Ok(count) => {
+    /// One read of the socket, and the frames that it completes.
+    fn read_socket(&mut self, id: ConnId, reader: &mut [u8], budget: &mut Budget) -> Found {
+        let Some(slot) = self.state.get_mut(id) else { return Found::Broken };
+        let room = slot.link.room(reader, budget.bytes);
+        let asked = room.len();
+        let result = self.sockets.read(id.slot(), room);
+        let found = self.judge_read(id, result);
+        match found {
+            Found::Bytes(count) => {
+                budget.bytes -= count;
+                let now = self.state.now;
+                let Some(slot) = self.state.get_mut(id) else { return Found::Broken };
                 // What is behind a short read is the end, if an event told of one.
                 slot.io.is_readable =
                     !SHORT_READ_DRAINS || count == asked || slot.io.peers_end == PeersEnd::Told;
-                slot.link.handle_bytes(count, now);
+                let received = slot.link.receive(reader, count, &slot.profile.config, now);
+                self.handle_received(id, received, budget);
+            }
+            Found::Eof => self.handle_eof(id, PeersEnd::Read),
+            Found::Nothing | Found::Broken => {}
+        }
+        found
+    }
+
+    /// As [`read_socket`](Self::read_socket), where a layer lies between the socket and the frames.
+    fn read_layered(&mut self, id: ConnId, reader: &mut [u8], budget: &mut Budget) -> Found {
+        let Some(slot) = self.state.get_mut(id) else { return Found::Broken };
+        if slot.link.is_ended() {
+            self.handle_eof(id, PeersEnd::Said);
+            return Found::Eof;
+        }
+        if !slot.link.has_plain() {
+            match self.feed_layer(id) {
+                Found::Bytes(count) => budget.bytes = budget.bytes.saturating_sub(count),
+                found => return found,
+            }
+        }
+        let now = self.state.now;
+        let Some(slot) = self.state.get_mut(id) else { return Found::Broken };
+        if !slot.can_read() {
+            return Found::Bytes(0); // told that it is up, the handler has paused or closed it
+        }
+        let count = slot.link.read_plain(reader, budget.bytes);
+        if count > 0 {
+            budget.bytes -= count;
+            let received = slot.link.receive(reader, count, &slot.profile.config, now);
+            self.handle_received(id, received, budget);
+        }
+        if let Some(slot) = self.state.get_mut(id)
+            && slot.link.note_record(now)
+        {
+            self.state.watch(id);
+        }
+        Found::Bytes(count)
+    }
+
+    /// One read of the socket, for the layer.
+    fn feed_layer(&mut self, id: ConnId) -> Found {
+        let wire = &mut self.reader.wire;
+        wire.resize(WIRE_CHUNK, 0);
+        let result = self.sockets.read(id.slot(), wire);
+        let found = self.judge_read(id, result);
+        let now = self.state.now;
+        let Some(slot) = self.state.get_mut(id) else { return Found::Broken };
+        let fed = match found {
+            Found::Bytes(count) => slot.link.receive_wire(&mut self.reader.wire[..count], now),
+            Found::Eof => slot.link.receive_end(),
+            Found::Nothing | Found::Broken => return found,
+        };
+        let has_plain = slot.link.has_plain();
+        if let Err(reason) = fed {
+            if found == Found::Eof {
+                slot.io.peers_end = PeersEnd::Read;
+            }
+            self.state.close(id, reason);
+            return Found::Broken;
+        }
+        self.after_layer(id);
+        match found {
+            // The end lets out what the layer has held back.
+            Found::Eof if has_plain => Found::Bytes(0),
+            Found::Eof => {
+                self.handle_eof(id, PeersEnd::Read);
+                Found::Eof
+            }
+            _ => found,
+        }
+    }
+
+    /// The layer has taken a step: perhaps its handshake is over, or it lets out what it held back.
+    pub(super) fn after_layer(&mut self, id: ConnId) {
+        if let Some(slot) = self.state.get_mut(id)
+            && slot.link.has_plain()
+        {
+            slot.io.is_readable = true;
+            self.state.mark_ready(id);
+        }
+        if let Some(slot) = self.state.get_mut(id)
+            && slot.phase == Phase::Greeting
+            && slot.link.is_greeted()
+        {
+            self.greeted(id);
+        }
+    }
+
+    /// What a read says of the connection.
+    #[inline]
+    fn judge_read(&mut self, id: ConnId, result: io::Result<usize>) -> Found {
+        let now = self.state.now;
+        let Some(slot) = self.state.get_mut(id) else { return Found::Broken };
+        match result {
+            Ok(0) => Found::Eof,
+            Ok(count) => {
+                slot.link.note_heard(count, now);
                 self.state.stats.bytes_in += count as u64;
-                Found::Some
+                Found::Bytes(count)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 slot.io.is_readable = false;
@@ -219,15 +264,17 @@ impl<H: Handler, N: Net> Engine<H, N> {
             }
             Err(error) => {
                 self.state.abort(id, CloseReason::Network(NetworkError::from(&error)));
-                Found::End
+                Found::Broken
             }
         }
     }
 
     /// The peer sends no more. What it asked for is still answered.
-    fn handle_eof(&mut self, id: ConnId) {
+    fn handle_eof(&mut self, id: ConnId, end: PeersEnd) {
         let Some(slot) = self.state.get_mut(id) else { return };
-        let reason = match slot.link.read.len() {
+        slot.io.is_readable = false;
+        slot.io.peers_end = end;
+        let reason = match slot.link.unfinished() {
             0 => CloseReason::PeerClosed,
             received => CloseReason::PeerClosedMidFrame { received },
         };
@@ -241,107 +288,86 @@ impl<H: Handler, N: Net> Engine<H, N> {
         self.state.mark_dirty(id);
     }
 
-    /// Handles what arrived, and keeps the rest. `front` is what is known of it from before.
-    fn handle_bytes(
+    /// Handles the frames that were received, and keeps what is left of them.
+    fn handle_received(
         &mut self,
-        bytes: &[u8],
-        front: Option<Front<<H::Protocol as Protocol>::Id>>,
-        arrival: &Arrival<'_>,
+        id: ConnId,
+        received: Result<Option<Received<'_, IdOf<H>>>, DecodeError>,
         budget: &mut Budget,
     ) {
-        let id = arrival.conn;
-        let (consumed, front) = match front {
-            None => self.handle_frames(bytes, arrival, budget),
-            Some(front) => self.handle_known(bytes, front, arrival, budget),
+        let mut received = match received {
+            Ok(Some(received)) => received,
+            Ok(None) => return,
+            Err(error) => return self.state.close(id, CloseReason::Protocol(error)),
         };
-        let rest = &bytes[consumed..];
+        let at = received.at();
+        let (input, owner) = received.take_apart();
+        let arrival = Arrival { conn: id, owner, at };
+        let left = self.handle_frames(input, &arrival, budget);
         let State { slots, pool, now, .. } = &mut self.state;
-        let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
-            return;
-        };
-        if slot.phase >= Phase::Closing {
-            return;
-        }
-        let is_incomplete = !rest.is_empty() && !matches!(front, Front::Waits(_));
-        slot.link.read.keep(rest, front, &mut pool.spares);
-        // A frame that began in these bytes has its own time, whatever the one before it took.
-        if consumed > 0 || rest.is_empty() {
-            slot.link.frame_ended();
-        }
-        if is_incomplete && slot.link.frame_began(*now) {
+        if let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id)
+            && slot.phase < Phase::Closing
+            && slot.link.keep(left, &mut pool.spares, *now)
+        {
             self.state.watch(id);
         }
+        received.recycle(&mut self.state.pool.spares);
     }
 
-    /// Handles the whole frames at the front of `bytes`, of which something is known already; as
-    /// [`handle_frames`](Self::handle_frames).
-    #[inline(never)] // so that the loop of `handle_frames` is the place for what can be inlined once
-    fn handle_known(
+    /// Handles the whole frames of `input`, within the budget; what is left of it. A callback that panics
+    /// is the last of them: the connection closes, and the turn goes on.
+    #[inline(never)] // so that its loop has the registers for itself
+    fn handle_frames<'a>(
         &mut self,
-        bytes: &[u8],
-        front: Front<<H::Protocol as Protocol>::Id>,
+        mut input: Input<'a, IdOf<H>>,
         arrival: &Arrival<'_>,
         budget: &mut Budget,
-    ) -> (usize, Front<<H::Protocol as Protocol>::Id>) {
-        let Frame { head, body, len } = match front {
-            Front::Needs(total) if bytes.len() < total => return (0, front),
-            Front::Frame(frame) if bytes.len() < frame.len => return (0, Front::Frame(frame)),
-            Front::Frame(frame) => frame,
-            Front::Needs(_) | Front::Waits(_) => return self.handle_frames(bytes, arrival, budget),
-        };
-        let (frame, behind) = bytes.split_at(len);
-        budget.messages = budget.messages.saturating_sub(1);
-        if let Some(slot) = self.state.get_mut(arrival.conn) {
-            let incoming = slot.link.accept(&head);
-            self.handle_whole(incoming, &head, &frame[body], arrival, &Asked::new(self.state.now));
-        }
-        let (consumed, front) = self.handle_frames(behind, arrival, budget);
-        (len + consumed, front)
-    }
-
-    /// Handles the whole frames at the front of `bytes`; how many bytes they are, and what is known of
-    /// the rest. A callback that panics is the last of them: the connection closes, and the turn goes on.
-    fn handle_frames(
-        &mut self,
-        bytes: &[u8],
-        arrival: &Arrival<'_>,
-        budget: &mut Budget,
-    ) -> (usize, Front<<H::Protocol as Protocol>::Id>) {
+    ) -> Input<'a, IdOf<H>> {
         let id = arrival.conn;
         let asked = &Asked::new(self.state.now);
-        let mut rest = bytes;
-        let front = loop {
-            if rest.is_empty() {
-                break Front::Needs(1);
-            }
-            let Some(slot) = self.state.slots.get_mut(id.slot() as usize) else {
-                break Front::Waits(arrival.at);
-            };
+        if let Some(known) = input.known() {
+            let Some((head, body)) = input.take(&known) else { return input };
+            self.handle_known(head, body, arrival, budget);
+        }
+        while !input.is_empty() {
+            let Some(slot) = self.state.slots.get_mut(id.slot() as usize) else { break };
             if slot.id != id || budget.messages == 0 || !slot.can_read() {
-                break Front::Waits(arrival.at);
+                input.wait(arrival.at);
+                break;
             }
             // Matched where it is: a head with a long id is not moved.
-            let decoded = slot.link.decode(rest, &slot.profile.config);
+            let decoded = slot.link.decode(&input, &slot.profile.config);
             let (head, body) = match &decoded {
-                Ok(Decoded::Frame { head, body, len }) => {
-                    let Some((frame, behind)) = rest.split_at_checked(*len) else {
-                        let (head, body) = (*head, body.clone());
-                        break Front::Frame(Frame { head, body, len: *len });
-                    };
-                    rest = behind;
-                    (head, &frame[body.clone()])
-                }
-                Ok(Decoded::Need(total)) => break Front::Needs(*total),
+                Ok(decoded) => match input.take(decoded) {
+                    Some(frame) => frame,
+                    None => break,
+                },
                 Err(error) => {
                     self.state.close(id, CloseReason::Protocol(error.clone()));
-                    break Front::Waits(arrival.at);
+                    break;
                 }
             };
             budget.messages -= 1;
             let incoming = slot.link.accept(head);
             self.handle_whole(incoming, head, body, arrival, asked);
-        };
-        (bytes.len() - rest.len(), front)
+        }
+        input
+    }
+
+    /// Handles a whole frame that was decoded before.
+    #[inline(never)] // so that the loop is the place for what can be inlined once
+    fn handle_known(
+        &mut self,
+        head: &Head<IdOf<H>>,
+        body: &[u8],
+        arrival: &Arrival<'_>,
+        budget: &mut Budget,
+    ) {
+        budget.messages = budget.messages.saturating_sub(1);
+        if let Some(slot) = self.state.get_mut(arrival.conn) {
+            let incoming = slot.link.accept(head);
+            self.handle_whole(incoming, head, body, arrival, &Asked::new(self.state.now));
+        }
     }
 
     /// Handles a whole frame, of which this is known.
@@ -350,7 +376,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
     fn handle_whole(
         &mut self,
         incoming: Incoming,
-        head: &Head<<H::Protocol as Protocol>::Id>,
+        head: &Head<IdOf<H>>,
         body: &[u8],
         arrival: &Arrival<'_>,
         asked: &Asked,
@@ -366,19 +392,15 @@ impl<H: Handler, N: Net> Engine<H, N> {
         }
     }
 
-    fn handle_frame(
-        &mut self,
-        head: &Head<<H::Protocol as Protocol>::Id>,
-        body: &[u8],
-        arrival: &Arrival<'_>,
-    ) {
+    /// A whole frame that is neither a push nor a request. What follows from it.
+    fn handle_frame(&mut self, head: &Head<IdOf<H>>, body: &[u8], arrival: &Arrival<'_>) {
         let id = arrival.conn;
-        let now = self.state.now;
-        let slot = &mut self.state.slots[id.slot() as usize];
-        match slot.link.handle_frame(head, body, &mut self.state.pool, now) {
-            Ok(Route::Message) => self.handle_push(head, body, arrival),
-            Ok(Route::Done) => self.after_control(id, head.kind),
-            Ok(Route::Ended(pending, error)) => {
+        let State { slots, pool, now, .. } = &mut self.state;
+        let slot = &mut slots[id.slot() as usize];
+        match slot.link.handle_frame(head, body, pool, *now) {
+            Ok(None) => self.handle_push(head, body, arrival),
+            Ok(Some(Route::Done)) => self.after_control(id, head.kind),
+            Ok(Some(Route::Ended(pending, error))) => {
                 if let Some(key) = pending.timer {
                     self.state.wheel.cancel(key);
                 }
@@ -387,12 +409,12 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 let reply = Reply { tag: head.tag, body, owner: arrival.owner };
                 self.finish_call(id, pending.waiter, reply, error);
             }
-            Ok(Route::Cancelled(flag)) => {
+            Ok(Some(Route::Cancelled(flag))) => {
                 flag.store(true, Ordering::Release);
                 self.with_conn(id, |handler, conn| handler.on_cancel(conn, head.id));
                 self.note_settled(id);
             }
-            Ok(Route::Goaway { text, redial_after, excludes }) => {
+            Ok(Some(Route::Goaway { text, redial_after, excludes })) => {
                 log::debug!("connection {id}: the peer goes away: {text}");
                 self.state.handle_goaway(id, text, redial_after, excludes);
             }
@@ -466,7 +488,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
     #[inline]
     fn refusal(&self, id: ConnId, deadline: Option<Moment>) -> Option<(u32, &'static str)> {
         let slot = self.state.get(id)?;
-        if !slot.link.protocol.has_errors() {
+        if !slot.link.protocol().has_errors() {
             return None;
         }
         if slot.phase == Phase::Draining && !slot.link.is_noticed() {

@@ -115,10 +115,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         if let Some(dial) = &mut slot.dial {
             dial.is_expected = redial_in.is_some();
         }
-        let (unsent_messages, unsent_bytes) = match &slot.link.out {
-            Some(queue) => (queue.messages(), queue.bytes()),
-            None => (0, 0),
-        };
+        let (unsent_messages, unsent_bytes) = slot.link.unsent();
         let unsent_messages = unsent_messages + held.messages as u64;
         let unsent_bytes = (unsent_bytes + held.bytes) as u64;
         let is_wrong = is_planted(Bug::ReportsFewerUnsent) && unsent_messages > 0;
@@ -175,13 +172,12 @@ impl<H: Handler, N: Net> Engine<H, N> {
 
     /// The epoch is over and told: the next round is scheduled, or the slot is given back.
     fn put_away(&mut self, id: ConnId) {
-        let Some(slot) = self.state.get_mut(id) else { return };
-        let queue = slot.link.out.take();
-        let redial_at = slot.dial.as_ref().and_then(|dial| dial.redial_at());
-        if let Some(queue) = queue {
-            self.state.pool.give(queue);
-        }
-        match redial_at {
+        let State { slots, pool, .. } = &mut self.state;
+        let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
+            return;
+        };
+        slot.link.give_queue(pool);
+        match slot.dial.as_ref().and_then(|dial| dial.redial_at()) {
             Some(at) => self.state.await_round(id, at),
             None => self.finish(id),
         }

@@ -187,7 +187,7 @@ impl<P: Protocol> State<P> {
         self.catch_up(id);
         let slot = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id);
         let Some(slot) = slot.filter(|slot| slot.is_up()) else { return Err(SendError::Closed) };
-        if !slot.link.protocol.has_errors() {
+        if !slot.link.protocol().has_errors() {
             return Err(self.note_unanswered(id));
         }
         slot.link.push_error(place, request, code, text, &mut self.pool);
@@ -217,7 +217,7 @@ impl<P: Protocol> State<P> {
         text: &str,
     ) -> Result<(), SendError> {
         let slot = self.get(id).ok_or(SendError::Closed)?;
-        if !slot.link.protocol.has_errors() {
+        if !slot.link.protocol().has_errors() {
             return Err(self.note_unanswered(id));
         }
         self.catch_up(id);
@@ -231,7 +231,7 @@ impl<P: Protocol> State<P> {
         if let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id)
             && slot.phase.is_writing()
         {
-            if slot.link.is_in_order() && !slot.link.protocol.has_errors() {
+            if slot.link.is_in_order() && !slot.link.protocol().has_errors() {
                 self.note_unanswered(id);
                 return;
             }
@@ -312,7 +312,7 @@ impl<P: Protocol> State<P> {
     fn resume_requests(&mut self, id: ConnId) {
         if let Some(slot) = self.get(id)
             && slot.can_read()
-            && (slot.io.is_readable || slot.link.read.waits_since().is_some())
+            && (slot.io.is_readable || slot.link.has_waiting())
         {
             self.mark_ready(id);
         }
@@ -324,7 +324,7 @@ impl<P: Protocol> State<P> {
         let mut deferred = Deferred { epoch: 0, place: 0, has_errors: true, is_cancelled };
         let Some(slot) = self.get_mut(id) else { return deferred };
         deferred.epoch = slot.epoch.number;
-        deferred.has_errors = slot.link.protocol.has_errors();
+        deferred.has_errors = slot.link.protocol().has_errors();
         let is_cancelled = deferred.is_cancelled.clone();
         if request.kind != Kind::Request {
             deferred.is_cancelled = slot.link.defer_unmarked(is_cancelled);
@@ -369,7 +369,7 @@ impl<P: Protocol> State<P> {
         let (number, wire_id) = match slot.link.next_call(config, first_call) {
             Ok(next) => next,
             Err(refusal) => {
-                let protocol = slot.link.protocol.name();
+                let protocol = slot.link.protocol().name();
                 return Err((refused(refusal, protocol), waiter));
             }
         };
@@ -398,7 +398,7 @@ impl<P: Protocol> State<P> {
             return;
         };
         let Some((pending, wire_id)) = slot.link.give_up_call(call.as_u64()) else { return };
-        let is_marked = slot.link.protocol.correlation() == Correlation::ByKind;
+        let is_marked = slot.link.protocol().correlation() == Correlation::ByKind;
         let fate = self.fate_of(id, &pending);
         if is_timeout {
             self.stats.calls_timed_out += 1;

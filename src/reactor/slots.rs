@@ -350,9 +350,7 @@ impl<P: Protocol> State<P> {
             let is_counted = slot.profile.config.max_connections_per_peer.is_some();
             self.release_accepted(listener, slot.peer.get().ip(), is_counted);
         }
-        if let Some(queue) = slot.link.out.take() {
-            self.pool.give(queue);
-        }
+        slot.link.give_queue(&mut self.pool);
         if let Some(own) = &mut slot.own {
             if is_planted(Bug::KeepsTimers) {
                 own.timers.clear();

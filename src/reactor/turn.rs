@@ -451,9 +451,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             slot.link.close_anew(slot.profile.config.close_timeout, *now);
         }
         // Bytes that wait to be read are life, although nobody has looked at them yet.
-        if slot.io.is_readable && !slot.can_read()
-            || slot.lists.is_ready
-            || slot.link.read.waits_since().is_some()
+        if slot.io.is_readable && !slot.can_read() || slot.lists.is_ready || slot.link.has_waiting()
         {
             slot.link.handle_unread(*now);
         }
@@ -464,6 +462,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
             None => {
                 if slot.link.has_output() || slot.link.close_by().is_some() {
                     self.state.mark_dirty(id);
+                }
+                if self.state.get(id).is_some_and(|slot| slot.link.is_layered()) {
+                    self.after_layer(id);
                 }
                 self.state.resume_choked(id);
             }
@@ -570,9 +571,6 @@ impl<H: Handler, N: Net> Engine<H, N> {
         for (index, slot) in slots {
             assert_eq!(slot.id.slot() as usize, index);
             let config = &slot.profile.config;
-            if let Some(queue) = &slot.link.out {
-                queue.check();
-            }
             let most = config.hard_limit.saturating_add(config.max_body).saturating_add(4096);
             assert!(slot.link.queued_cost() <= most);
             slot.link.check();
@@ -584,8 +582,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             assert!(slot.phase != Phase::Dropped || is_ended, "dropped and not to be put away");
             // Readiness that nobody will hear of again is not forgotten.
             assert!(
-                !(slot.can_read() && (io.is_readable || slot.link.read.waits_since().is_some()))
-                    || lists.is_ready,
+                !(slot.can_read() && (io.is_readable || slot.link.has_waiting())) || lists.is_ready,
                 "{:?} could be read and is in no list: {:?}",
                 slot.id,
                 slot.phase

@@ -1,0 +1,153 @@
+//! The connection and its layer, where it has one.
+
+use std::io::{self, IoSlice};
+
+use super::{Connection, output::SLICES};
+use crate::{
+    config::Config,
+    core::{layer::Layered, moment::Moment, spares::Spares, write_queue::Written},
+    error::CloseReason,
+    protocol::Protocol,
+};
+
+impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
+    /// Puts the layer between the socket and the frames that the settings ask for.
+    pub(super) fn add_layer(&mut self, config: &Config, now: Moment) {
+        if let Some(maker) = &config.layer {
+            let layered = Layered::new(maker, self.role, self.salt, now);
+            self.layer = Some(Box::new(layered));
+            self.note_charges();
+        }
+    }
+
+    /// Whether bytes of the socket are not bytes of frames.
+    #[inline]
+    pub(crate) const fn is_layered(&self) -> bool {
+        self.layer.is_some()
+    }
+
+    /// Whether the layer's handshake is over, or there is none.
+    pub(super) fn is_secured(&self) -> bool {
+        self.layer.as_ref().is_none_or(|layer| layer.is_up())
+    }
+
+    /// Bytes of the wire came. The layer has no others.
+    pub(crate) fn receive_wire(&mut self, wire: &mut [u8], now: Moment) -> Result<(), CloseReason> {
+        self.with_layer(|layer| layer.receive(wire, now))
+    }
+
+    /// The peer's bytes of the wire have ended.
+    pub(crate) fn receive_end(&mut self) -> Result<(), CloseReason> {
+        self.with_layer(Layered::receive_end)
+    }
+
+    /// Whether bytes of frames wait in the layer.
+    pub(crate) fn has_plain(&self) -> bool {
+        self.layer.as_ref().is_some_and(|layer| layer.has_plain())
+    }
+
+    /// Whether the peer has said, in the layer's way, that nothing follows.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.layer.as_ref().is_some_and(|layer| layer.is_ended())
+    }
+
+    /// Moves bytes of frames from the layer to the [`room`](Self::room); how many.
+    pub(crate) fn read_plain(&mut self, shared: &mut [u8], most: usize) -> usize {
+        let Some(mut layer) = self.layer.take() else { return 0 };
+        let count = layer.read(self.room(shared, most));
+        self.layer = Some(layer);
+        count
+    }
+
+    /// What was received was handled. A record that has begun has its time, as a frame has: whether that
+    /// is a deadline that was not there before.
+    pub(crate) fn note_record(&mut self, now: Moment) -> bool {
+        let Some(layer) = &self.layer else { return false };
+        if !layer.is_up() || !self.read.is_empty() {
+            return false;
+        }
+        if layer.is_mid_record() {
+            return self.frame.start(now);
+        }
+        self.frame.stop();
+        false
+    }
+
+    /// Writes a part of what waits, through the layer.
+    pub(super) fn write_layered(
+        &mut self,
+        spares: &mut Spares,
+        now: Moment,
+        write: impl FnOnce(&[IoSlice<'_>]) -> io::Result<usize>,
+    ) -> io::Result<(usize, Written)> {
+        let Some(layer) = &mut self.layer else { return Ok(Default::default()) };
+        if layer.wants_batch()
+            && let Some(queue) = &self.out
+        {
+            let mut slices = [IoSlice::new(&[]); SLICES];
+            let count = queue.slices(&mut slices);
+            if count > 0 {
+                layer.seal(&slices[..count], now);
+            }
+        }
+        if layer.output().is_empty() {
+            return Ok(Default::default());
+        }
+        let result = write(&[IoSlice::new(layer.output())]);
+        let count = match result {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => count,
+            Err(error) => {
+                layer.stalled_since.get_or_insert(now);
+                return Err(error);
+            }
+        };
+        let plain = layer.advance(count, spares);
+        let mut written = Written::default();
+        if plain > 0 {
+            written = self.advance(plain, spares);
+        }
+        self.end_batch();
+        self.note_charges();
+        let is_empty = !self.holds_output();
+        if let Some(layer) = &mut self.layer {
+            layer.stalled_since = if is_empty { None } else { Some(now) };
+        }
+        Ok((count, written))
+    }
+
+    /// The control frames that came while a batch was under way have waited long enough.
+    fn end_batch(&mut self) {
+        let Some(layer) = &mut self.layer else { return };
+        if layer.has_batch() || layer.late.is_empty() {
+            return;
+        }
+        let late = std::mem::take(&mut layer.late);
+        self.out.get_or_insert_default().push_urgent(|out| out.extend_from_slice(&late));
+    }
+
+    /// Says in the layer's way that nothing follows, once all frames were written. Whether there is
+    /// something to write for that.
+    pub(crate) fn finish_layer(&mut self) -> bool {
+        let Some(layer) = &mut self.layer else { return false };
+        let is_news = layer.finish();
+        self.note_charges();
+        is_news && self.has_output()
+    }
+
+    /// A deadline of the layer's may have passed.
+    pub(super) fn handle_layer_timeout(&mut self, now: Moment) -> Result<(), CloseReason> {
+        self.with_layer(|layer| layer.handle_timeout(now))
+    }
+
+    fn with_layer(
+        &mut self,
+        act: impl FnOnce(&mut Layered) -> Result<(), String>,
+    ) -> Result<(), CloseReason> {
+        let Some(layer) = &mut self.layer else { return Ok(()) };
+        let result =
+            act(layer).map_err(|problem| CloseReason::Layer { layer: layer.name(), problem });
+        self.note_charges();
+        result
+    }
+}
