@@ -248,7 +248,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
         if slot.link.finish_layer() {
             // Behind the layer's last word nothing is sent.
             slot.phase = Phase::Closing;
+            self.state.fanouts.went(id);
             self.state.publish(id);
+            self.state.end_calls(id);
             self.state.mark_dirty(id);
         } else if slot.io.peers_end == PeersEnd::Read {
             self.state.abort(id, CloseReason::Closed);

@@ -116,6 +116,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         slot.publish(&shared.board);
         let is_low = queued <= slot.profile.config.low_watermark;
         let has_backlog = slot.epoch.has_backlog;
+        let is_layered = slot.link.is_layered();
         if slot.epoch.is_above_high && is_low {
             slot.epoch.is_above_high = false;
             if slot.is_up() {
@@ -129,7 +130,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         if is_resumed {
             self.state.mark_ready(id);
         }
-        if is_newly_choked {
+        if is_newly_choked || is_layered {
             self.state.watch(id);
         }
         self.go_on_closing(id);

@@ -238,6 +238,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             slot.io.is_readable = true;
             self.state.mark_ready(id);
         }
+        self.state.watch(id);
         if let Some(slot) = self.state.get_mut(id)
             && slot.phase == Phase::Greeting
             && slot.link.is_greeted()

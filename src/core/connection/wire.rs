@@ -89,7 +89,9 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             if count > 0 {
                 layer.seal(&slices[..count], now);
             }
+            self.note_charges();
         }
+        let Some(layer) = &mut self.layer else { return Ok(Default::default()) };
         if layer.output().is_empty() {
             return Ok(Default::default());
         }

@@ -21,11 +21,13 @@ use super::{
     fleet::Fleet,
     ledger::{Ledger, SharedLedger},
     plants::{Plant, Spoken},
+    records::Records,
     talker::{FOREIGN, NEWS, PORTS, PUSH, Parsed, Plan, REQUEST, Talker, body},
     verdicts::{Check, PLANNED, Verdict, Verdicts},
 };
 use crate::{
     Audience, Config, ConnId, PendingCall, ReactorBuilder, Reconnect, SendError, Tagged,
+    core::layer::LayerMaker,
     protocol::{Any, Protocol as _},
     reactor::{
         net::{
@@ -38,8 +40,9 @@ use crate::{
     },
 };
 
-fn config(rng: &mut SimRng) -> Config {
+fn config(rng: &mut SimRng, layer: Option<&LayerMaker>) -> Config {
     let mut config = Config::new();
+    config.layer = layer.cloned();
     let first = rng.duration(&(Duration::from_millis(1)..=Duration::from_secs(1)));
     config.reconnect(Reconnect::exponential(first, Duration::from_secs(3)));
     config.max_body(1 << 20);
@@ -83,7 +86,13 @@ impl Plan {
             if rng.chance(0.4) { names[rng.below(names.len())].parse().unwrap() } else { first };
         let faults = world.faults();
         let has_calls = rng.chance(0.7);
+        let mut layer = rng.chance(0.25).then(|| Records::draw(rng));
+        if let Some(Plant::InLayer(bug)) = plant {
+            let records = layer.unwrap_or_else(|| Records::draw(rng));
+            layer = Some(Records { bug: Some(bug), ..records });
+        }
         Self {
+            layer,
             protocols: [first, second],
             has_calls,
             rude: rng.below(4),
@@ -137,6 +146,7 @@ fn run(seed: u64, world: &SimWorld, verdicts: &Verdicts, plant: Option<Plant>) {
     let mut fleet = Fleet::new(world.clone());
     fleet.verdicts = verdicts.clone();
     let mut configs = Vec::new();
+    let layer = plan.layer.map(Records::maker);
     for number in 0..=plan.clients {
         let talker = Talker::new(
             u64::from(number),
@@ -146,7 +156,7 @@ fn run(seed: u64, world: &SimWorld, verdicts: &Verdicts, plant: Option<Plant>) {
             SimRng::new(rng.next()),
             plan.clone(),
         );
-        let config = config(&mut rng);
+        let config = config(&mut rng, layer.as_ref());
         let mut builder =
             ReactorBuilder::new(plan.spoken(0)).config(config.clone()).seed(rng.next());
         // Where kinds tell replies from requests both sides may use the same ids.

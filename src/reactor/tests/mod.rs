@@ -18,6 +18,7 @@ mod outages;
 mod panics;
 mod plants;
 mod queues;
+mod records;
 mod rules;
 mod script;
 mod spin;

@@ -1,6 +1,7 @@
 //! Bugs that are planted so that the checks find them: a check that finds nothing has gone blind.
 
 use super::{
+    records::LayerBug,
     talker::{ANSWER, NEWS, PUSH, Parsed, REQUEST},
     verdicts::Check,
 };
@@ -51,11 +52,12 @@ pub(super) enum Plant {
     NeverRecovers,
     NeverComesBack,
     InReactor(Bug),
+    InLayer(LayerBug),
 }
 
 impl Plant {
     /// Each bug, the check that must find it, and within how many seeds.
-    pub(super) const ALL: [(Self, Check, u64); 39] = [
+    pub(super) const ALL: [(Self, Check, u64); 42] = [
         (Self::SendsWhatWasRefused, Check::Accepted, 20),
         (Self::EncodesPushTwice, Check::Once, 20),
         (Self::HandsMessageLate, Check::InOrder, 20),
@@ -95,6 +97,9 @@ impl Plant {
         (Self::SkipsConnect, Check::WithinEpoch, 20),
         (Self::NeverRecovers, Check::ComesBack, 200),
         (Self::Panics, Check::Panics, 20),
+        (Self::InLayer(LayerBug::CountsLate), Check::NoneInvented, 200),
+        (Self::InLayer(LayerBug::LosesRecord), Check::Format, 50),
+        (Self::InLayer(LayerBug::SkipsHandshake), Check::ComesBack, 50),
     ];
 }
 

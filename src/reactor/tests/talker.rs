@@ -11,6 +11,7 @@ use std::{
 use super::{
     ledger::{NodeNumber, SharedLedger},
     plants::{Plant, Spoken},
+    records::Records,
     verdicts::{Check, PLANNED, Verdicts},
 };
 use crate::{
@@ -55,6 +56,8 @@ pub(super) struct Plan {
     pub(super) clients: u8,
     pub(super) rounds: usize,
     pub(super) largest: usize,
+    /// What lies between the sockets and the frames, if anything does.
+    pub(super) layer: Option<Records>,
     /// The bug to be found, if any.
     pub(super) plant: Option<Plant>,
 }
