@@ -238,6 +238,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
             slot.io.is_readable = true;
             self.state.mark_ready(id);
         }
+        // It may have answered by itself.
+        self.state.charge(id);
         self.state.watch(id);
         if let Some(slot) = self.state.get_mut(id)
             && slot.phase == Phase::Greeting

@@ -13,6 +13,7 @@ mod fanout;
 mod fleet;
 mod ids;
 mod in_order;
+mod layers;
 mod ledger;
 mod outages;
 mod panics;
