@@ -262,14 +262,9 @@ impl<P: Protocol> Shared<P> {
     /// Posts what ends something, and so must get through although the mailbox is full. There is a
     /// bound all the same: such a post is for something that exists, and is made a given number of times
     /// for it. Three for the end of a connection (one for each mode), one to cancel a call, one for each
-    /// deferred request, one for each look-up of a name, one to stop.
+    /// deferred request, one to stop.
     pub(crate) fn post_control(&self, command: Command<P>) -> Result<(), SendError> {
         self.mailbox.post_control(command).map_err(|_| SendError::Stopped)
-    }
-
-    /// A name was looked up.
-    pub(crate) fn resolved(&self, conn: ConnId, round: u32, found: io::Result<Vec<SocketAddr>>) {
-        let _ = self.post_control(Command::Resolved { conn, round, found });
     }
 }
 

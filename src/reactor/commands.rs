@@ -1,7 +1,7 @@
 //! What other threads ask for. Each command is named as the [`Handle`](crate::Handle)'s method that
 //! posts it, and run by the `on_` method of that name.
 
-use std::{any::Any, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
@@ -27,7 +27,7 @@ pub(crate) const COMMANDS_PER_TURN: usize = 1024;
 /// What a closure on the loop is given.
 pub(crate) type Closure<P> = Box<dyn FnOnce(&mut dyn Any, &mut Context<'_, P>) + Send>;
 
-/// What a handle, a responder or a resolver asks of the loop.
+/// What a handle or a responder asks of the loop.
 pub(crate) enum Command<P: Protocol> {
     /// `charged` was taken from the board's room for it.
     Send {
@@ -68,11 +68,6 @@ pub(crate) enum Command<P: Protocol> {
         mode: CloseMode,
     },
     Run(Closure<P>),
-    Resolved {
-        conn: ConnId,
-        round: u32,
-        found: io::Result<Vec<SocketAddr>>,
-    },
     /// As the handles asked; see `Shared::ask_stop`.
     Stop,
 }
@@ -84,6 +79,16 @@ impl<P: Protocol> Command<P> {
 }
 
 impl<H: Handler, N: Net> Engine<H, N> {
+    /// Takes the answers of names that were looked up, within the same budget as commands.
+    pub(super) fn take_names(&mut self) {
+        for _ in 0..COMMANDS_PER_TURN {
+            let Some((ticket, found)) = self.sockets.net.resolved() else { return };
+            self.state.serving = Some(ticket.conn);
+            self.cx().on_resolved(ticket, found);
+            self.state.serving = None;
+        }
+    }
+
     /// Takes what was posted and runs it, in order and within the budget. While too many broadcasts are
     /// under way it stops before what could make another: what is behind it has to wait, too, as the
     /// commands of a thread are run in their order.
@@ -143,9 +148,6 @@ impl<H: Handler, N: Net> Engine<H, N> {
             Command::Close { conn, mode } => self.on_close(conn, mode),
             Command::Run(closure) => {
                 self.with_context("a closure", |handler, cx| closure(handler.as_any(), cx));
-            }
-            Command::Resolved { conn, round, found } => {
-                self.cx().on_resolved(conn, round, found);
             }
             Command::Stop => {
                 if let Some(ask) = self.state.shared.take_stop() {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{
-    net::StreamOptions,
+    net::{Addrs, StreamOptions, Ticket},
     slot::{Epoch, Phase, Readiness},
     slots::{Alarm, State},
 };
@@ -235,23 +235,14 @@ impl<P: Protocol> Context<'_, P> {
             Host::Name(name) => {
                 let port = dial.target.port;
                 self.state.set_dial_alarm(id, resolve_timeout);
-                let shared = self.state.shared.clone();
-                self.sockets.resolve(
-                    &name,
-                    port,
-                    Box::new(move |found| shared.resolved(id, round, found)),
-                );
+                self.sockets.resolve(Ticket { conn: id, round }, &name, port);
             }
         }
     }
 
     /// The name was looked up.
-    pub(crate) fn on_resolved(
-        &mut self,
-        id: ConnId,
-        round: u32,
-        found: io::Result<Vec<SocketAddr>>,
-    ) {
+    pub(crate) fn on_resolved(&mut self, ticket: Ticket, found: Addrs) {
+        let Ticket { conn: id, round } = ticket;
         let Some(slot) = self.state.get(id) else { return };
         let is_awaited = slot.phase == Phase::Resolving
             && slot.dial.as_ref().is_some_and(|dial| dial.round == round);

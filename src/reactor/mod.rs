@@ -350,7 +350,7 @@ impl<P: Protocol> ReactorBuilder<P> {
     /// 64 MiB.
     ///
     /// What ends something waits beside them, in a number that is bounded by what exists: at most three
-    /// for a connection, one for a call, a deferred request or a name, and one to stop.
+    /// for a connection, one for a call or a deferred request, and one to stop.
     #[must_use]
     pub const fn mailbox(mut self, commands: usize, bytes: usize) -> Self {
         self.mailbox_commands = commands;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::net::{
-    Answer, BroughtListener, BroughtStream, ListenOptions, Net, StreamOptions, Token,
+    BroughtListener, BroughtStream, ListenOptions, Net, StreamOptions, Ticket, Token,
 };
 use crate::{ConnId, ListenerId};
 
@@ -45,7 +45,7 @@ pub(crate) trait Sockets {
 
     fn local_addr(&self, slot: u32) -> io::Result<SocketAddr>;
 
-    fn resolve(&mut self, host: &str, port: u16, answer: Answer);
+    fn resolve(&mut self, ticket: Ticket, host: &str, port: u16);
 }
 
 /// The sockets of a reactor on one kind of network.
@@ -200,7 +200,7 @@ impl<N: Net> Sockets for SocketTable<N> {
         }
     }
 
-    fn resolve(&mut self, host: &str, port: u16, answer: Answer) {
-        self.net.resolve(host, port, answer);
+    fn resolve(&mut self, ticket: Ticket, host: &str, port: u16) {
+        self.net.resolve(ticket, host, port);
     }
 }

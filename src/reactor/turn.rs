@@ -110,8 +110,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
     /// Steps 4 to 8. Each takes its work from a list, one after the other, so that it goes on with the
     /// rest where a panic left it.
     fn run_steps(&mut self) {
-        // 4. What other threads ask for.
+        // 4. Names that were looked up, and what other threads ask for.
         if self.reaches(Step::Commands) {
+            self.take_names();
             self.run_commands();
         }
         // 5. Sockets.
@@ -226,7 +227,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             if !self.events.is_empty() {
                 return Ok(Found::Event);
             }
-            if self.state.shared.mailbox.has_post() {
+            if self.state.shared.mailbox.has_post() || net.has_resolved() {
                 return Ok(Found::Post);
             }
             if net.now() >= until {
@@ -245,7 +246,10 @@ impl<H: Handler, N: Net> Engine<H, N> {
     }
 
     pub(crate) fn has_work(&self) -> bool {
-        self.state.has_work() || !self.posts.is_empty() || self.state.shared.mailbox.has_post()
+        self.state.has_work()
+            || !self.posts.is_empty()
+            || self.state.shared.mailbox.has_post()
+            || self.sockets.net.has_resolved()
     }
 
     /// When the next turn has something to do without an event.

@@ -94,8 +94,15 @@ pub(crate) trait Net {
     /// Our end's address.
     fn local_addr(&self, stream: &Self::Stream) -> io::Result<SocketAddr>;
 
-    /// Looks a name up, without blocking: `answer` is called later, on any thread.
-    fn resolve(&mut self, host: &str, port: u16, answer: Answer);
+    /// Looks a name up, without blocking. The answer rouses a [`poll`](Self::poll), and
+    /// [`resolved`](Self::resolved) has it then.
+    fn resolve(&mut self, ticket: Ticket, host: &str, port: u16);
+
+    /// The next answer, and what it was asked for.
+    fn resolved(&mut self) -> Option<(Ticket, Addrs)>;
+
+    /// Whether there is an answer that [`resolved`](Self::resolved) has not given.
+    fn has_resolved(&self) -> bool;
 
     /// How many descriptors the process may have, where there is a bound.
     fn descriptor_limit(&self) -> Option<usize>;
@@ -130,8 +137,15 @@ pub(crate) enum BroughtListener {
     Simulated(sim::SimListener),
 }
 
-/// Called with what a name resolved to.
-pub(crate) type Answer = Box<dyn FnOnce(io::Result<Vec<SocketAddr>>) + Send>;
+/// What a name is looked up for: a round of a dialled connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    pub(crate) conn: ConnId,
+    pub(crate) round: u32,
+}
+
+/// What a name resolved to.
+pub(crate) type Addrs = io::Result<Vec<SocketAddr>>;
 
 /// Rouses a reactor that waits in [`Net::poll`].
 pub(crate) trait Wake: Send + Sync {

@@ -7,13 +7,17 @@
 use std::{
     collections::{HashMap, VecDeque},
     fmt, io,
-    net::{SocketAddr, ToSocketAddrs},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    net::ToSocketAddrs,
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+        mpsc::{Receiver, Sender, channel},
+    },
     thread,
     time::{Duration, Instant},
 };
 
-use super::{Answer, system::clock};
+use super::{Addrs, Ticket, Wake, system::clock};
 
 /// Names that are looked up at a time, those that hang aside.
 const THREADS: usize = 8;
@@ -26,29 +30,35 @@ const HANGS_AFTER: Duration = Duration::from_millis(300);
 const MOST_THREADS: usize = 64;
 
 /// What asks the system.
-type LookUp = dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync;
+type LookUp = dyn Fn(&str, u16) -> Addrs + Send + Sync;
 
 type Key = (String, u16);
 
 /// Looks names up on threads of its own.
-#[derive(Clone)]
 pub(super) struct Resolver {
     shared: Arc<Shared>,
+    answers: Receiver<(Ticket, Addrs)>,
 }
 
+/// What the resolver and its threads share.
 struct Shared {
     lookups: Mutex<Lookups>,
     /// A look-up has ended.
     ended: Condvar,
     look_up: Box<LookUp>,
     hangs_after: Duration,
+    answers: Sender<(Ticket, Addrs)>,
+    /// Answers that nobody has taken.
+    answered: AtomicUsize,
+    /// Rouses who takes them.
+    waker: Arc<dyn Wake>,
 }
 
 /// *Invariant:* while names wait in the queue, a thread is idle or there are as many as may be.
 #[derive(Default)]
 struct Lookups {
     /// Who wants to know, of each name that is looked up or waits.
-    wanted: HashMap<Key, Vec<Answer>>,
+    wanted: HashMap<Key, Vec<Ticket>>,
     /// Names that no thread has taken yet.
     queue: VecDeque<Key>,
     /// Threads that look nothing up: they take a name as soon as they may, or end.
@@ -58,38 +68,59 @@ struct Lookups {
     count: u64,
 }
 
-impl Default for Resolver {
-    fn default() -> Self {
-        let of_system = |host: &str, port| (host, port).to_socket_addrs().map(Iterator::collect);
-        Self::new(of_system, HANGS_AFTER)
-    }
-}
-
 impl Resolver {
+    /// Asks the system. Each answer wakes.
+    pub(super) fn of_system(waker: Arc<dyn Wake>) -> Self {
+        let of_system = |host: &str, port| (host, port).to_socket_addrs().map(Iterator::collect);
+        Self::new(of_system, HANGS_AFTER, waker)
+    }
+
     fn new(
-        look_up: impl Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync + 'static,
+        look_up: impl Fn(&str, u16) -> Addrs + Send + Sync + 'static,
         hangs_after: Duration,
+        waker: Arc<dyn Wake>,
     ) -> Self {
+        let (sender, answers) = channel();
         let shared = Shared {
             lookups: Mutex::default(),
             ended: Condvar::new(),
             look_up: Box::new(look_up),
             hangs_after,
+            answers: sender,
+            answered: AtomicUsize::new(0),
+            waker,
         };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(shared), answers }
     }
 
-    /// Calls `answer` later, on a thread of the resolver.
-    pub(super) fn resolve(&self, host: &str, port: u16, answer: Answer) {
+    /// The next answer.
+    #[inline]
+    pub(super) fn resolved(&self) -> Option<(Ticket, Addrs)> {
+        if !self.has_resolved() {
+            return None;
+        }
+        let answer = self.answers.try_recv().ok()?;
+        self.shared.answered.fetch_sub(1, Ordering::Relaxed);
+        Some(answer)
+    }
+
+    /// Whether there is an answer.
+    #[inline]
+    pub(super) fn has_resolved(&self) -> bool {
+        self.shared.answered.load(Ordering::Acquire) > 0
+    }
+
+    /// The answer comes later, from a thread of the resolver.
+    pub(super) fn resolve(&self, ticket: Ticket, host: &str, port: u16) {
         let mut lookups = self.shared.lock();
         let key = (host.to_owned(), port);
-        let answers = lookups.wanted.entry(key.clone()).or_default();
-        answers.push(answer);
-        if answers.len() > 1 {
+        let tickets = lookups.wanted.entry(key.clone()).or_default();
+        tickets.push(ticket);
+        if tickets.len() > 1 {
             return;
         }
         lookups.queue.push_back(key);
-        let Err(error) = self.hire(&mut lookups) else { return };
+        let Err(error) = self.shared.hire(&mut lookups) else { return };
         if lookups.threads() > 0 {
             log::warn!("one thread less to resolve names on: {error}");
             return;
@@ -97,54 +128,61 @@ impl Resolver {
         lookups.queue.clear();
         let wanted = std::mem::take(&mut lookups.wanted);
         drop(lookups);
-        let error = Err(error);
-        for answer in wanted.into_values().flatten() {
-            answer(copy_of(&error));
-        }
-    }
-
-    /// Sees to it that a thread takes what waits.
-    fn hire(&self, lookups: &mut Lookups) -> io::Result<()> {
-        if lookups.queue.is_empty() || lookups.idle > 0 || lookups.threads() >= MOST_THREADS {
-            return Ok(());
-        }
-        let resolver = self.clone();
-        let thread = thread::Builder::new().name("longhaul-resolver".into());
-        thread.spawn(move || resolver.work())?;
-        lookups.idle += 1;
-        Ok(())
-    }
-
-    fn work(&self) {
-        let mut lookups = self.shared.lock();
-        while !lookups.queue.is_empty() {
-            let now = clock();
-            if let Some(wait) = lookups.wait_for_room(self.shared.hangs_after, now) {
-                lookups = self.shared.wait(lookups, wait);
-                continue;
-            }
-            let Some(key) = lookups.queue.pop_front() else { break };
-            let ticket = lookups.begin(now);
-            if let Err(error) = self.hire(&mut lookups) {
-                log::warn!("one thread less to resolve names on: {error}");
-            }
-            drop(lookups);
-            let found = (self.shared.look_up)(&key.0, key.1);
-            lookups = self.shared.lock();
-            lookups.end(ticket);
-            let answers = lookups.wanted.remove(&key).unwrap_or_default();
-            drop(lookups);
-            self.shared.ended.notify_all();
-            for answer in answers {
-                answer(copy_of(&found));
-            }
-            lookups = self.shared.lock();
-        }
-        lookups.idle -= 1;
+        self.shared.answer(wanted.into_values().flatten(), &Err(error));
     }
 }
 
 impl Shared {
+    /// Sees to it that a thread takes what waits.
+    fn hire(self: &Arc<Self>, lookups: &mut Lookups) -> io::Result<()> {
+        if lookups.queue.is_empty() || lookups.idle > 0 || lookups.threads() >= MOST_THREADS {
+            return Ok(());
+        }
+        let shared = self.clone();
+        let thread = thread::Builder::new().name("longhaul-resolver".into());
+        thread.spawn(move || shared.work())?;
+        lookups.idle += 1;
+        Ok(())
+    }
+
+    fn work(self: &Arc<Self>) {
+        let mut lookups = self.lock();
+        while !lookups.queue.is_empty() {
+            let now = clock();
+            if let Some(wait) = lookups.wait_for_room(self.hangs_after, now) {
+                lookups = self.wait(lookups, wait);
+                continue;
+            }
+            let Some(key) = lookups.queue.pop_front() else { break };
+            let number = lookups.begin(now);
+            if let Err(error) = self.hire(&mut lookups) {
+                log::warn!("one thread less to resolve names on: {error}");
+            }
+            drop(lookups);
+            let found = (self.look_up)(&key.0, key.1);
+            lookups = self.lock();
+            lookups.end(number);
+            let tickets = lookups.wanted.remove(&key).unwrap_or_default();
+            drop(lookups);
+            self.ended.notify_all();
+            self.answer(tickets, &found);
+            lookups = self.lock();
+        }
+        lookups.idle -= 1;
+    }
+
+    /// Answers all who asked for a name. Rouses the loop after that, as it takes what is there when it is
+    /// roused.
+    fn answer(&self, tickets: impl IntoIterator<Item = Ticket>, found: &Addrs) {
+        for ticket in tickets {
+            // Where nobody takes answers any more, none is missed.
+            if self.answers.send((ticket, copy_of(found))).is_ok() {
+                self.answered.fetch_add(1, Ordering::Release);
+            }
+        }
+        self.waker.wake();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Lookups> {
         self.lookups.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -184,13 +222,13 @@ impl Lookups {
     }
 
     /// It is idle again.
-    fn end(&mut self, ticket: u64) {
-        self.running.retain(|(other, _)| *other != ticket);
+    fn end(&mut self, number: u64) {
+        self.running.retain(|(other, _)| *other != number);
         self.idle += 1;
     }
 }
 
-fn copy_of(found: &io::Result<Vec<SocketAddr>>) -> io::Result<Vec<SocketAddr>> {
+fn copy_of(found: &Addrs) -> Addrs {
     match found {
         Ok(addrs) => Ok(addrs.clone()),
         Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
@@ -207,9 +245,10 @@ impl fmt::Debug for Resolver {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::{cell::RefCell, net::SocketAddr};
 
     use super::*;
+    use crate::ConnId;
 
     /// How long a test waits for what must come.
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -220,8 +259,15 @@ mod tests {
         dead: Arc<Dead>,
         /// The look-ups that have begun.
         begun: Receiver<String>,
-        answer: Sender<(String, io::Result<Vec<SocketAddr>>)>,
-        answers: Receiver<(String, io::Result<Vec<SocketAddr>>)>,
+        /// What was asked for, by the round of the ticket.
+        asked: RefCell<Vec<String>>,
+        wakes: Receiver<()>,
+    }
+
+    impl Wake for Sender<()> {
+        fn wake(&self) {
+            let _ = self.send(());
+        }
     }
 
     #[derive(Default)]
@@ -242,7 +288,7 @@ mod tests {
         fn new(hangs_after: Duration) -> Self {
             let dead = Arc::new(Dead::default());
             let (starts, begun) = channel();
-            let (answer, answers) = channel();
+            let (sender, wakes) = channel();
             let hang = dead.clone();
             let look_up = move |host: &str, port| {
                 starts.send(host.to_owned()).unwrap();
@@ -252,13 +298,15 @@ mod tests {
                 }
                 Ok(vec![SocketAddr::from(([127, 0, 0, 1], port))])
             };
-            Self { resolver: Resolver::new(look_up, hangs_after), dead, begun, answer, answers }
+            let resolver = Resolver::new(look_up, hangs_after, Arc::new(sender));
+            Self { resolver, dead, begun, asked: RefCell::default(), wakes }
         }
 
         fn ask(&self, name: &str) {
-            let (answer, asked) = (self.answer.clone(), name.to_owned());
-            let answer = move |found| _ = answer.send((asked, found));
-            self.resolver.resolve(name, 80, Box::new(answer));
+            let mut asked = self.asked.borrow_mut();
+            let round = u32::try_from(asked.len()).unwrap();
+            asked.push(name.to_owned());
+            self.resolver.resolve(Ticket { conn: ConnId::new(0, 0, 1), round }, name, 80);
         }
 
         fn ask_dead(&self, count: usize) {
@@ -269,8 +317,14 @@ mod tests {
             self.begun.recv_timeout(PATIENCE).expect("a look-up begins")
         }
 
-        fn next_answer(&self) -> (String, io::Result<Vec<SocketAddr>>) {
-            self.answers.recv_timeout(PATIENCE).expect("an answer comes")
+        /// Sleeps until it is woken, as the loop does.
+        fn next_answer(&self) -> (String, Addrs) {
+            loop {
+                if let Some((ticket, found)) = self.resolver.resolved() {
+                    return (self.asked.borrow()[ticket.round as usize].clone(), found);
+                }
+                self.wakes.recv_timeout(PATIENCE).expect("an answer comes");
+            }
         }
 
         /// Lets the dead names fail; returns how many there were at a time.

@@ -12,8 +12,8 @@ use mio::{Events, Interest, Poll, net::TcpStream};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::{
-    Answer, BroughtListener, BroughtStream, Event, ListenOptions, Net, StreamOptions, Token, Wake,
-    resolver::Resolver,
+    Addrs, BroughtListener, BroughtStream, Event, ListenOptions, Net, StreamOptions, Ticket, Token,
+    Wake, resolver::Resolver,
 };
 use crate::core::moment::Moment;
 
@@ -55,8 +55,8 @@ impl System {
             poll,
             events: Events::with_capacity(EVENTS),
             capacity: EVENTS,
+            resolver: Resolver::of_system(waker.clone()),
             waker,
-            resolver: Resolver::default(),
             origin: clock(),
         })
     }
@@ -246,8 +246,18 @@ impl Net for System {
         stream.local_addr()
     }
 
-    fn resolve(&mut self, host: &str, port: u16, answer: Answer) {
-        self.resolver.resolve(host, port, answer);
+    fn resolve(&mut self, ticket: Ticket, host: &str, port: u16) {
+        self.resolver.resolve(ticket, host, port);
+    }
+
+    #[inline]
+    fn resolved(&mut self) -> Option<(Ticket, Addrs)> {
+        self.resolver.resolved()
+    }
+
+    #[inline]
+    fn has_resolved(&self) -> bool {
+        self.resolver.has_resolved()
     }
 
     fn descriptor_limit(&self) -> Option<usize> {

@@ -38,7 +38,8 @@ use std::{
 
 use self::{connection::EndId, trace::Op};
 use super::{
-    Answer, BroughtListener, BroughtStream, Event, ListenOptions, Net, StreamOptions, Token, Wake,
+    Addrs, BroughtListener, BroughtStream, Event, ListenOptions, Net, StreamOptions, Ticket, Token,
+    Wake,
 };
 use crate::core::moment::Moment;
 
@@ -250,8 +251,16 @@ impl Net for SimNet {
         Ok(self.world.state.borrow_mut().local_addr(stream.end))
     }
 
-    fn resolve(&mut self, host: &str, port: u16, answer: Answer) {
-        self.world.state.borrow_mut().resolve(self.id.0, host, port, answer);
+    fn resolve(&mut self, ticket: Ticket, host: &str, port: u16) {
+        self.world.state.borrow_mut().resolve(self.id.0, ticket, host, port);
+    }
+
+    fn resolved(&mut self) -> Option<(Ticket, Addrs)> {
+        self.world.state.borrow_mut().hosts[self.id.0].answers.pop_front()
+    }
+
+    fn has_resolved(&self) -> bool {
+        !self.world.state.borrow().hosts[self.id.0].answers.is_empty()
     }
 
     fn adopt_stream(

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    super::{Answer, ListenOptions, StreamOptions, Token},
+    super::{ListenOptions, StreamOptions, Ticket, Token},
     connection::{Connection, End, EndId, Link, Nanos, Pipe},
     state::{Action, END, FIRST_PORT, Listener, Lookup, READ, Socket, State, WRITE, nanos},
     trace::Op,
@@ -381,7 +381,7 @@ impl State {
 
     // ---- Names.
 
-    pub(super) fn resolve(&mut self, host: usize, name: &str, port: u16, answer: Answer) {
+    pub(super) fn resolve(&mut self, host: usize, ticket: Ticket, name: &str, port: u16) {
         let fails = self.rng.chance(self.faults.resolve_error);
         let is_lost = self.rng.chance(self.faults.resolve_never);
         let after = self.rng.duration(&self.faults.resolve_time);
@@ -389,7 +389,7 @@ impl State {
         self.next_lookup += 1;
         self.note(host, Op::Resolve, id, port.into(), None);
         let name = name.to_owned();
-        self.lookups.insert(id, Lookup { host, name, port, answer, fails, is_lost });
+        self.lookups.insert(id, Lookup { host, ticket, name, port, fails, is_lost });
         if !is_lost {
             self.schedule_in(after, Action::Answer(id));
         }

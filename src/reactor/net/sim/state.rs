@@ -13,7 +13,7 @@ use std::{
 };
 
 use super::{
-    super::{Answer, Event, ListenOptions, Token},
+    super::{Addrs, Event, ListenOptions, Ticket, Token},
     Faults, SimRng,
     connection::{Connection, End, EndId, Link, Nanos},
     trace::{Entry, Op, Trace},
@@ -65,6 +65,8 @@ pub(super) struct Host {
     pub(super) is_alive: bool,
     pub(super) is_paused: bool,
     pub(super) woken: Arc<AtomicBool>,
+    /// What names resolved to, for who asked.
+    pub(super) answers: VecDeque<(Ticket, Addrs)>,
     /// What the next poll looks at.
     pub(super) ready: Vec<Socket>,
     /// Everything registered and open.
@@ -105,19 +107,12 @@ pub(super) enum Socket {
 
 pub(super) struct Lookup {
     pub(super) host: usize,
+    pub(super) ticket: Ticket,
     pub(super) name: String,
     pub(super) port: u16,
-    pub(super) answer: Answer,
     /// Fails, or is never answered.
     pub(super) fails: bool,
     pub(super) is_lost: bool,
-}
-
-/// A callback, to be called while the state is not borrowed.
-pub(super) struct Answered {
-    pub(super) answer: Answer,
-    /// None where the asking process is gone.
-    pub(super) found: Option<io::Result<Vec<SocketAddr>>>,
 }
 
 /// Something on the agenda.
@@ -252,17 +247,15 @@ impl State {
         self.schedule_in(after, Action::Signal(socket, flags));
     }
 
-    /// Lets happen what is due until then, up to the next callback, which the caller makes.
-    pub(super) fn run(&mut self, until: Nanos) -> Option<Answered> {
-        while self.agenda.peek().is_some_and(|Reverse(due)| due.at <= until) {
-            let Reverse(due) = self.agenda.pop()?;
+    /// Lets happen what is due until then.
+    pub(super) fn run(&mut self, until: Nanos) {
+        while self.agenda.peek().is_some_and(|Reverse(due)| due.at <= until)
+            && let Some(Reverse(due)) = self.agenda.pop()
+        {
             self.now = self.now.max(due.at);
-            if let Some(answered) = self.act(&due.action) {
-                return Some(answered);
-            }
+            self.act(&due.action);
         }
         self.now = self.now.max(until);
-        None
     }
 
     /// When something happens next: now, if a host that runs has something to hear of.
@@ -273,7 +266,7 @@ impl State {
         self.agenda.peek().map(|Reverse(due)| due.at.max(self.now))
     }
 
-    fn act(&mut self, action: &Action) -> Option<Answered> {
+    fn act(&mut self, action: &Action) {
         match *action {
             Action::Deliver(end) => self.deliver(end),
             Action::Signal(socket, flags) => self.signal(socket, flags),
@@ -294,15 +287,16 @@ impl State {
             Action::GiveUp(end, since) => self.give_up(end, since),
             Action::Probe(end) => self.probe(end),
             Action::Heal(a, b) => self.heal(a, b),
-            Action::Answer(lookup) => return self.answer(lookup),
+            Action::Answer(lookup) => self.answer(lookup),
         }
-        None
     }
 
-    fn answer(&mut self, id: u64) -> Option<Answered> {
-        let Lookup { host, name, port, answer, fails, .. } = self.lookups.remove(&id)?;
+    fn answer(&mut self, id: u64) {
+        let Some(Lookup { host, ticket, name, port, fails, .. }) = self.lookups.remove(&id) else {
+            return;
+        };
         if !self.hosts[host].is_alive {
-            return Some(Answered { answer, found: None });
+            return;
         }
         let ips = match name.parse::<IpAddr>() {
             Ok(ip) => Some(vec![ip]),
@@ -315,7 +309,8 @@ impl State {
             _ => Err(io::Error::other("failed to look the name up")),
         };
         let found = self.noted(host, Op::Answer, id, found, Vec::len);
-        Some(Answered { answer, found: Some(found) })
+        self.hosts[host].answers.push_back((ticket, found));
+        self.hosts[host].woken.store(true, atomic::Ordering::Release);
     }
 
     // ---- What hosts are told.
@@ -497,6 +492,7 @@ impl State {
             is_alive: true,
             is_paused: false,
             woken: Arc::default(),
+            answers: VecDeque::new(),
             ready: Vec::new(),
             sockets: Vec::new(),
             descriptors: 0,

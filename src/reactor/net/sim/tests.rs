@@ -1,18 +1,18 @@
 use std::{
     io::{ErrorKind, IoSlice},
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use super::{
     super::{
         BroughtListener, BroughtStream, Event, ListenOptions, Net, SHORT_READ_DRAINS,
-        StreamOptions, Token,
+        StreamOptions, Ticket, Token,
     },
     ConnectionId, Faults, HostId, SimListener, SimNet, SimRng, SimStream, SimWorld,
     connection::{Content, Pipe, Segment},
 };
+use crate::ConnId;
 
 const SERVER: [u8; 4] = [10, 0, 0, 1];
 const CLIENT: [u8; 4] = [10, 0, 0, 2];
@@ -708,6 +708,8 @@ fn descriptor_limit_makes_connect_fail() {
     assert!(pair.client.net.connect(server_addr(), &STREAM, Token(9)).is_ok());
 }
 
+const TICKET: Ticket = Ticket { conn: ConnId::new(0, 0, 1), round: 7 };
+
 #[test]
 fn name_is_resolved_after_its_delay() {
     let world = SimWorld::new(0);
@@ -716,37 +718,27 @@ fn name_is_resolved_after_its_delay() {
     let ips: Vec<IpAddr> = vec![Ipv4Addr::from(SERVER).into(), "::1".parse().unwrap()];
     world.add_name("server", ips.clone());
     let mut net = world.host(CLIENT);
-    let found = Arc::new(Mutex::new(None));
-    let (slot, waker) = (found.clone(), net.waker());
-    net.resolve(
-        "server",
-        700,
-        Box::new(move |answer| {
-            *slot.lock().unwrap() = Some(answer.unwrap());
-            waker.wake();
-        }),
-    );
+    net.resolve(TICKET, "server", 700);
     world.advance(Duration::from_millis(2999));
-    assert!(found.lock().unwrap().is_none() && !net.is_woken());
+    assert!(!net.has_resolved() && !net.is_woken());
     assert_eq!(world.next_event(), Some(world.now() + Duration::from_millis(1)));
     world.advance(Duration::from_millis(1));
-    let expected = ips.into_iter().map(|ip| SocketAddr::new(ip, 700)).collect();
-    assert_eq!(*found.lock().unwrap(), Some(expected));
-    assert!(net.is_woken());
+    assert!(net.has_resolved() && net.is_woken());
     assert_eq!(world.next_event(), Some(world.now()));
     net.poll(&mut Vec::new(), None).unwrap();
     assert!(!net.is_woken());
+    let expected: Vec<_> = ips.into_iter().map(|ip| SocketAddr::new(ip, 700)).collect();
+    assert!(matches!(net.resolved(), Some((TICKET, Ok(addrs))) if addrs == expected));
+    assert!(net.resolved().is_none());
 }
 
 #[test]
 fn unknown_name_is_an_error() {
     let world = SimWorld::new(0);
     let mut net = world.host(CLIENT);
-    let found = Arc::new(Mutex::new(None));
-    let slot = found.clone();
-    net.resolve("nobody", 1, Box::new(move |answer| *slot.lock().unwrap() = Some(answer.is_err())));
+    net.resolve(TICKET, "nobody", 1);
     world.advance(Duration::from_secs(1));
-    assert_eq!(*found.lock().unwrap(), Some(true));
+    assert!(matches!(net.resolved(), Some((TICKET, Err(_)))));
 }
 
 #[test]
@@ -754,14 +746,12 @@ fn lost_lookup_is_answered_once_the_world_is_calm() {
     let world = SimWorld::new(0);
     world.set_faults(Faults { resolve_never: 1.0, ..Faults::none() });
     let mut net = world.host(CLIENT);
-    let found = Arc::new(Mutex::new(false));
-    let slot = found.clone();
-    net.resolve("10.0.0.1", 1, Box::new(move |answer| *slot.lock().unwrap() = answer.is_ok()));
+    net.resolve(TICKET, "10.0.0.1", 1);
     world.advance(Duration::from_secs(1_000_000));
-    assert!(!*found.lock().unwrap());
+    assert!(!net.has_resolved());
     world.calm();
     world.advance(Duration::ZERO);
-    assert!(*found.lock().unwrap());
+    assert!(matches!(net.resolved(), Some((TICKET, Ok(_)))));
 }
 
 #[test]

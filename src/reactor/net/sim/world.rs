@@ -157,15 +157,7 @@ impl SimWorld {
 
     /// Moves the time on, never back, and lets happen what is due meanwhile, in order.
     pub(crate) fn advance_to(&self, moment: Moment) {
-        let until = moment.as_nanos();
-        loop {
-            // Bound first, so that the callback finds the world free.
-            let answered = self.state().run(until);
-            let Some(answered) = answered else { break };
-            if let Some(found) = answered.found {
-                (answered.answer)(found);
-            }
-        }
+        self.state().run(moment.as_nanos());
     }
 
     /// Moves the time on by so much.
