@@ -8,12 +8,7 @@
 //! A thread whose call goes on was woken in vain. Where that happens more often than not, threads wait
 //! each by itself, so that it costs a call one more switch at most on average.
 
-use std::sync::Arc;
-
-use crate::{
-    call_cell::{CallCell, Outcome},
-    sync::{AtomicBool, AtomicUsize, Condvar, Mutex, Ordering, lock, wait},
-};
+use crate::sync::{AtomicBool, AtomicUsize, Condvar, Mutex, Ordering, lock, wait};
 
 /// Where blocked threads wait together.
 #[derive(Debug)]
@@ -64,15 +59,16 @@ impl Bell {
 
     // ---- the waiters' side ----
 
-    /// Blocks the thread until its call has ended. `None` if it is better to wait alone.
-    pub(crate) fn wait(self: &Arc<Self>, cell: &CallCell) -> Option<Outcome> {
+    /// Blocks the thread until `listen` finds the end of its call; while there is none it sees to it that
+    /// this bell is [marked](Self::mark) when it comes. `None` if it is better to wait alone.
+    pub(crate) fn wait<T>(&self, listen: impl Fn() -> Option<T>) -> Option<T> {
         if !self.is_worth_it() {
             return None;
         }
         let mut door = lock(&self.door);
         let mut was_woken = false;
         loop {
-            if let Some(outcome) = cell.listen(self) {
+            if let Some(outcome) = listen() {
                 if was_woken {
                     self.learn(true);
                 }
@@ -106,11 +102,12 @@ mod models;
 
 #[cfg(all(test, not(model)))]
 mod tests {
-    use std::thread;
+    use std::{sync::Arc, thread};
 
     use bytes::Bytes;
 
     use super::*;
+    use crate::call_cell::{CallCell, Outcome};
 
     const REPLY: Outcome = Ok((1, Bytes::from_static(b"reply")));
 
@@ -121,7 +118,7 @@ mod tests {
     ) -> Vec<thread::JoinHandle<Option<Outcome>>> {
         let spawn = |cell: &Arc<CallCell>| {
             let (bell, cell) = (bell.clone(), cell.clone());
-            thread::spawn(move || bell.wait(&cell))
+            thread::spawn(move || bell.wait(|| cell.listen(&bell)))
         };
         let threads = cells.iter().map(spawn).collect();
         while !cells.iter().all(|cell| cell.is_listened_for()) {

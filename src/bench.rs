@@ -8,11 +8,12 @@ use crate::{
     core::{
         moment::Moment,
         spares::Spares,
-        timer_wheel::{TimerKey, TimerWheel},
+        timer_wheel::TimerWheel,
         write_queue::{self, What},
     },
-    mailbox,
-    reactor::{commands::COMMANDS_PER_TURN, net::Wake},
+    id::TimerKey,
+    mailbox::{self, Wake},
+    reactor::commands::COMMANDS_PER_TURN,
 };
 
 /// The timers of a reactor, each with a number.

@@ -15,8 +15,9 @@ use std::sync::OnceLock;
 
 use crate::{
     ConnId,
+    close_mode::CloseMode,
     error::{LimitBy, SendError},
-    reactor::{close::CloseMode, number::ReactorNumber},
+    reactor::number::ReactorNumber,
     sync::{AtomicI64, AtomicU32, AtomicU64, Ordering},
 };
 

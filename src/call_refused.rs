@@ -2,7 +2,7 @@
 
 use std::{error, fmt, ops::Deref};
 
-use crate::{CallError, Conn, Handler, protocol::Protocol, reactor::slot::Callback};
+use crate::{CallError, Conn, Handler, protocol::Protocol, waiter::Callback};
 
 /// A call with a callback was refused: why, and the callback.
 ///

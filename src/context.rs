@@ -13,29 +13,41 @@ use crate::{
     Body, Bytes, CallError, CallId, CallRefused, Config, ConnId, ConnStats, DrainReport, Error,
     Handle, Handler, ListenerId, Message, Reply, Responder, SendError, Stats, Tagged, Target,
     TimerId,
+    audience::Audience,
+    close_mode::CloseMode,
     error::{listening_addrs, named},
-    handler::Audience,
+    handle::Shared,
     protocol::{Head, Kind, Protocol},
     reactor::{
-        close::CloseMode,
+        desk::Desk,
         net::{BroughtListener, BroughtStream, ListenOptions},
-        slot::{Callback, Phase, Slot, Waiter},
-        slots::{Alarm, State},
+        slot::{Phase, Slot},
+        slots::Alarm,
         sockets::Sockets,
     },
+    waiter::{Callback, LoopState, Waiter},
 };
 
 /// The loop, as a callback may use it. Nothing here blocks.
 pub struct Context<'a, P: Protocol> {
-    pub(crate) state: &'a mut State<P>,
+    pub(crate) state: &'a mut LoopState<P>,
     pub(crate) sockets: &'a mut dyn Sockets,
+    pub(crate) shared: &'a Arc<Shared<P>>,
 }
 
 impl<P: Protocol> Context<'_, P> {
+    /// The loop without its handles.
+    pub(crate) const fn desk(&mut self) -> Desk<'_, P, Waiter<P>> {
+        Desk { state: self.state, sockets: self.sockets }
+    }
+
     /// A connection that exists: is up, or dialled and waiting.
     pub fn conn(&mut self, id: ConnId) -> Option<Conn<'_, P>> {
         self.state.get(id).filter(|slot| slot.exists())?;
-        Some(Conn { cx: Context { state: self.state, sockets: self.sockets }, id })
+        Some(Conn {
+            cx: Context { state: self.state, sockets: self.sockets, shared: self.shared },
+            id,
+        })
     }
 
     /// The connections that are up, by slot.
@@ -101,7 +113,7 @@ impl<P: Protocol> Context<'_, P> {
             return Err(Error::Stopped);
         }
         self.state.find_slot()?;
-        self.dial(target, protocol, config)
+        self.desk().dial(target, protocol, config)
     }
 
     /// Listens with the default protocol and settings; see [`listen_with`](Self::listen_with).
@@ -138,7 +150,7 @@ impl<P: Protocol> Context<'_, P> {
             let bind = |sockets: &mut dyn Sockets, id, options: &ListenOptions| {
                 sockets.listen(id, addr, options)
             };
-            match self.open_listener(protocol, config, bind) {
+            match self.desk().open_listener(protocol, config, bind) {
                 Ok(listening) => return Ok(listening),
                 Err(Error::Io(error)) => last = named(addr, &error),
                 Err(error) => return Err(error),
@@ -165,7 +177,7 @@ impl<P: Protocol> Context<'_, P> {
         let adopt = |sockets: &mut dyn Sockets, id, options: &ListenOptions| {
             sockets.adopt_listener(id, BroughtListener::System(listener), options)
         };
-        self.open_listener(protocol, config, adopt)
+        self.desk().open_listener(protocol, config, adopt)
     }
 
     /// Takes over a stream that is connected already; it counts as accepted and is never redialled.
@@ -192,12 +204,12 @@ impl<P: Protocol> Context<'_, P> {
         if !self.state.is_running() {
             return Err(Error::Stopped);
         }
-        self.take_over(stream, protocol, config)
+        self.desk().take_over(stream, protocol, config)
     }
 
     /// Stops listening; what was accepted stays. False if there is no such listener.
     pub fn close_listener(&mut self, id: ListenerId) -> bool {
-        self.drop_listener(id).is_some()
+        self.desk().drop_listener(id).is_some()
     }
 
     /// Stops listening, and drains every connection that the listener accepted, each within its
@@ -205,9 +217,9 @@ impl<P: Protocol> Context<'_, P> {
     /// [`Incident::ListenerDrained`](crate::Incident::ListenerDrained) then says what was cut. False if
     /// there is no such listener.
     pub fn drain_listener(&mut self, id: ListenerId) -> bool {
-        let connections = self.drop_listener(id);
+        let connections = self.desk().drop_listener(id);
         if let Some(connections) = connections {
-            self.begin_drain(id, connections);
+            self.desk().begin_drain(id, connections);
         }
         connections.is_some()
     }
@@ -257,7 +269,7 @@ impl<P: Protocol> Context<'_, P> {
     /// to the reactor's stop timeout.
     pub fn stop(&mut self) {
         let timeout = self.state.stop_timeout;
-        self.begin_stop(timeout);
+        self.desk().begin_stop(timeout);
     }
 
     /// What was counted so far.
@@ -273,7 +285,7 @@ impl<P: Protocol> Context<'_, P> {
 
     /// A handle for other threads.
     pub fn handle(&self) -> Handle<P> {
-        Handle::new(self.state.shared.clone())
+        Handle::new(self.shared.clone())
     }
 }
 
@@ -371,7 +383,7 @@ impl<P: Protocol> Conn<'_, P> {
             .asked
             .and_then(|asked| asked.deadline.get())
             .and_then(|at| at.to_instant(self.cx.state.origin));
-        let shared = self.cx.state.shared.clone();
+        let shared = self.cx.shared.clone();
         Ok(Responder::new(shared, self.id, *msg.head, deadline, deferred))
     }
 

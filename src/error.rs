@@ -155,6 +155,24 @@ impl From<SendError> for Error {
     }
 }
 
+/// What it means for a call.
+impl From<&SendError> for CallError {
+    fn from(error: &SendError) -> Self {
+        let gone = |reason| Self::Disconnected { reason, fate: Fate::NotSent };
+        match *error {
+            SendError::Full | SendError::MailboxFull | SendError::SlowConsumer => Self::QueueFull,
+            SendError::BodyTooLong { len, max, limit } => Self::BodyTooLong { len, max, limit },
+            SendError::Stopped => Self::Stopped { fate: Fate::NotSent },
+            SendError::Offline => gone(CloseReason::DialFailed(NetworkError::new(
+                io::ErrorKind::NotConnected,
+                "not connected",
+            ))),
+            SendError::OnLoopThread => Self::OnLoopThread,
+            SendError::Closed | SendError::NotAwaited => gone(CloseReason::Closed),
+        }
+    }
+}
+
 impl From<CallError> for Error {
     fn from(error: CallError) -> Self {
         Self::Call(error)

@@ -20,18 +20,14 @@ use crate::{
     bell::Bell,
     board::Board,
     call_cell::{CallCell, Outcome},
+    close_mode::CloseMode,
+    command::{Closure, Command},
     core::write_queue::FRAME_OVERHEAD,
     error::{Fate, listening_addrs, named, panic_text},
     gate::Gate,
-    mailbox::{Mailbox, Post, Refused},
+    mailbox::{Mailbox, Post, Refused, Wake},
     protocol::{Native, Protocol},
-    reactor::{
-        close::CloseMode,
-        commands::{Closure, Command},
-        net::Wake,
-        number::ReactorNumber,
-        send::as_call_error,
-    },
+    reactor::number::ReactorNumber,
     stats::SharedStats,
     sync::{AtomicU64, AtomicUsize, Ordering},
 };
@@ -39,7 +35,7 @@ use crate::{
 /// What the loop and its handles share.
 pub(crate) struct Shared<P: Protocol> {
     pub(crate) mailbox: Mailbox<Command<P>>,
-    pub(crate) board: Board,
+    pub(crate) board: Arc<Board>,
     pub(crate) stats: SharedStats,
     /// Threads that are blocked until a call has ended.
     blocked: AtomicUsize,
@@ -132,7 +128,7 @@ impl<P: Protocol> Shared<P> {
     ) -> Self {
         Self {
             mailbox: Mailbox::new(waker, max_commands, max_bytes),
-            board: Board::new(number),
+            board: Arc::new(Board::new(number)),
             stats: SharedStats::default(),
             blocked: AtomicUsize::new(0),
             bell: Arc::new(Bell::new()),
@@ -179,7 +175,7 @@ impl<P: Protocol> Shared<P> {
     /// Blocks the thread until the call has ended.
     fn wait(&self, cell: &CallCell) -> Outcome {
         self.blocked.fetch_add(1, Ordering::Relaxed);
-        let outcome = self.bell.wait(cell).unwrap_or_else(|| cell.wait());
+        let outcome = self.bell.wait(|| cell.listen(&self.bell)).unwrap_or_else(|| cell.wait());
         self.blocked.fetch_sub(1, Ordering::Relaxed);
         outcome
     }
@@ -446,7 +442,7 @@ impl<P: Protocol> Handle<P> {
     ) -> Result<Arc<CallCell>, CallError> {
         let len = body.as_slice().len();
         let charged = len + POST_OVERHEAD;
-        self.shared.reserve(conn, len, charged).map_err(|error| as_call_error(&error))?;
+        self.shared.reserve(conn, len, charged).map_err(|error| CallError::from(&error))?;
         let cell = Arc::new(CallCell::new());
         let (tag, body) = (body.tag().unwrap_or(0), body.into_bytes());
         let command = Command::Call { conn, tag, body, timeout, cell: cell.clone(), charged };
@@ -454,7 +450,7 @@ impl<P: Protocol> Handle<P> {
             Ok(()) => Ok(cell),
             Err(error) => {
                 self.shared.release(conn, charged);
-                Err(as_call_error(&error))
+                Err(CallError::from(&error))
             }
         }
     }

@@ -120,7 +120,14 @@ impl fmt::Display for ListenerId {
 
 /// Names one timer that the application set; a timer that fired or was cancelled finds nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TimerId(pub(crate) crate::core::timer_wheel::TimerKey);
+pub struct TimerId(pub(crate) TimerKey);
+
+/// Names one timer of one wheel; finds nothing once that timer fired or was cancelled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct TimerKey {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
 
 /// Names one call of ours on one connection, before and after its reply.
 ///

@@ -32,6 +32,7 @@
 //! Above, what touches the system: [`Reactor`] and its loop, [`Handle`] and its mailbox. Below,
 //! what only decides: `core`, driven by bytes and the time. `docs/design.md` walks through it.
 
+mod audience;
 mod bell;
 #[cfg(feature = "bench")]
 #[doc(hidden)]
@@ -41,9 +42,12 @@ mod body;
 mod call_cell;
 mod call_refused;
 mod client;
+mod close_mode;
+mod command;
 mod config;
 mod context;
 mod core;
+mod drop_quietly;
 mod error;
 mod gate;
 mod handle;
@@ -56,6 +60,8 @@ mod responder;
 mod server;
 mod stats;
 mod sync;
+mod target;
+mod waiter;
 mod worker;
 
 /// The programs in the README and in the guides are tested, too.
@@ -67,6 +73,7 @@ struct GuideExamples;
 pub use bytes::Bytes;
 
 pub use crate::{
+    audience::{Audience, Candidate},
     body::{Body, Tagged},
     call_refused::CallRefused,
     client::{Client, ClientBuilder, ClientState},
@@ -77,10 +84,11 @@ pub use crate::{
         Incident, LimitBy, NetworkError, PeerText, Result, SendError, error_code,
     },
     handle::{Handle, PendingCall},
-    handler::{Audience, Candidate, Handler, Message, Reply, Timer},
+    handler::{Handler, Message, Reply, Timer},
     id::{CallId, ConnId, ListenerId, TimerId},
-    reactor::{Reactor, ReactorBuilder, Target},
+    reactor::{Reactor, ReactorBuilder},
     responder::{ReplyError, Responder},
     server::Server,
     stats::{ConnStats, Stats},
+    target::Target,
 };

@@ -10,10 +10,12 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use crate::{
-    reactor::net::Wake,
-    sync::{AtomicBool, AtomicUsize, Mutex, Ordering, lock},
-};
+use crate::sync::{AtomicBool, AtomicUsize, Mutex, Ordering, lock};
+
+/// Rouses a loop that sleeps.
+pub(crate) trait Wake: Send + Sync {
+    fn wake(&self);
+}
 
 /// What waits for the loop.
 pub(crate) struct Mailbox<T> {

@@ -8,14 +8,12 @@ use std::{
 
 use crate::{
     Body, Bytes, ConnId, SendError, Tagged,
+    command::Command,
     core::connection::MAX_TEXT,
     error::error_code,
     handle::{POST_OVERHEAD, Shared},
     protocol::{Head, Kind, Protocol},
-    reactor::{
-        commands::Command,
-        send::{Answer, Deferred},
-    },
+    reactor::send::{Answer, Deferred},
 };
 
 /// Answers one request, later and from any thread. Does not block, but for

@@ -1,9 +1,12 @@
 //! The bell under loom: no thread that waits at it is forgotten, however it meets the end of its call.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use loom::thread;
 
 use super::*;
+use crate::call_cell::{CallCell, Outcome};
 
 /// The loop ends two calls, of which one has a thread that waits at the bell.
 fn two_calls(of_loop: fn(&Bell, [&CallCell; 2])) {
@@ -14,7 +17,7 @@ fn two_calls(of_loop: fn(&Bell, [&CallCell; 2])) {
             let (bell, cells) = (bell.clone(), cells.clone());
             thread::spawn(move || of_loop(&bell, [&cells[0], &cells[1]]))
         };
-        let outcome = bell.wait(&cells[0]).unwrap_or_else(|| cells[0].wait());
+        let outcome = bell.wait(|| cells[0].listen(&bell)).unwrap_or_else(|| cells[0].wait());
         assert_eq!(outcome, reply());
         ends.join().unwrap();
     });

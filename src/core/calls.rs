@@ -8,7 +8,7 @@ use std::{
     hash::{BuildHasherDefault, Hash, Hasher},
 };
 
-use super::timer_wheel::TimerKey;
+use crate::id::TimerKey;
 
 /// Calls in flight, by their id on the wire.
 #[derive(Debug)]

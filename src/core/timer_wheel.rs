@@ -20,6 +20,7 @@
 use std::{fmt, mem, time::Duration};
 
 use super::moment::Moment;
+use crate::id::TimerKey;
 
 /// Armed timers, each with its deadline and a value to hand back when it fires.
 ///
@@ -63,13 +64,6 @@ struct Chunk<T> {
     /// In `open`.
     next: u32,
     prev: u32,
-}
-
-/// Names one timer of one wheel; finds nothing once that timer fired or was cancelled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct TimerKey {
-    index: u32,
-    generation: u32,
 }
 
 /// A timer, or the room for one.

@@ -20,38 +20,22 @@ use std::{
 };
 
 use super::{
+    ended_call::{AwaitsEnd, EndedCall},
     net::Net,
     planted::{Bug, is_planted},
-    slot::{PeersEnd, Phase, Slot, Waiter},
-    slots::{EndedCall, State},
+    slot::{PeersEnd, Phase, Slot},
+    slots::State,
     turn::Engine,
 };
 use crate::{
     ConnId, Handler,
+    close_mode::CloseMode,
     core::calls::Pending,
     error::{CallError, CloseReason, Fate, PeerText, panic_text},
     protocol::Protocol,
 };
 
-/// How the application ends a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CloseMode {
-    Drain,
-    Close,
-    Abort,
-}
-
-impl CloseMode {
-    /// Why the connection ends, where the application has said no more.
-    pub(crate) const fn reason(self) -> CloseReason {
-        match self {
-            Self::Drain | Self::Close => CloseReason::Closed,
-            Self::Abort => CloseReason::Aborted,
-        }
-    }
-}
-
-impl<P: Protocol> State<P> {
+impl<P: Protocol, W: AwaitsEnd> State<P, W> {
     /// Ends a connection in one of the three ways. If it was dialled, it is not dialled again.
     pub(crate) fn end_for_good(&mut self, id: ConnId, mode: CloseMode, reason: CloseReason) {
         let Some(slot) = self.get_mut(id) else { return };
@@ -194,10 +178,10 @@ impl<P: Protocol> State<P> {
     }
 
     /// Whether a call's request may have reached the peer.
-    pub(crate) fn fate_of(&self, id: ConnId, pending: &Pending<Waiter<P>>) -> Fate {
+    pub(crate) fn fate_of(&self, id: ConnId, pending: &Pending<W>) -> Fate {
         // What is queued is still written, but for a connection that was dropped.
         let may_be =
-            |slot: &Slot<P>| slot.link.may_be_handled(pending, slot.phase != Phase::Dropped);
+            |slot: &Slot<P, W>| slot.link.may_be_handled(pending, slot.phase != Phase::Dropped);
         // The protocol is asked, and every call has to end whatever it does.
         let asked = catch_unwind(AssertUnwindSafe(|| self.get(id).is_some_and(may_be)));
         let may_be = asked.unwrap_or_else(|panic| {
@@ -208,18 +192,17 @@ impl<P: Protocol> State<P> {
         if may_be { Fate::MaybeSent } else { Fate::NotSent }
     }
 
-    /// Ends a call that was taken out of the pending table; a callback runs later in this turn.
-    pub(crate) fn end_call(&mut self, id: ConnId, pending: Pending<Waiter<P>>, error: CallError) {
+    /// Ends a call that was taken out of the pending table; who is to be told with the handler is
+    /// told later in this turn.
+    pub(crate) fn end_call(&mut self, id: ConnId, pending: Pending<W>, error: CallError) {
         if let Some(key) = pending.timer {
             self.wheel.cancel(key);
         }
         self.stats.calls_in_flight -= 1;
-        match pending.waiter {
-            Waiter::Caller(caller) => caller.end(Err(error)),
-            Waiter::Callback(_) if is_planted(Bug::ForgetsCalls) => {}
-            Waiter::Callback(callback) => {
-                self.ended_calls.push_back(EndedCall { conn: id, callback, error });
-            }
+        if let Some((waiter, error)) = pending.waiter.end(error)
+            && !is_planted(Bug::ForgetsCalls)
+        {
+            self.ended_calls.push_back(EndedCall { conn: id, waiter, error });
         }
     }
 }

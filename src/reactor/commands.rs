@@ -1,82 +1,24 @@
-//! What other threads ask for. Each command is named as the [`Handle`](crate::Handle)'s method that
-//! posts it, and run by the `on_` method of that name.
+//! Runs what other threads ask for, and takes what names resolved to.
 
-use std::{any::Any, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{
-    close::CloseMode,
-    fanout::Source,
-    net::Net,
-    send::Answer,
-    slot::{Caller, Waiter},
-    turn::{Engine, drop_quietly},
-};
+use super::{fanout::Source, net::Net, send::Answer, turn::Engine};
 use crate::{
-    CallId, ConnId, Context, Handler, Tagged,
+    ConnId, Handler, Tagged,
+    audience::Audience,
     call_cell::CallCell,
+    close_mode::CloseMode,
+    command::Command,
+    drop_quietly::drop_quietly,
     error::{CallError, Fate},
-    handler::Audience,
     protocol::{Head, Protocol},
+    waiter::{Caller, Waiter},
 };
 
 /// Commands run in one turn.
 pub(crate) const COMMANDS_PER_TURN: usize = 1024;
-
-/// What a closure on the loop is given.
-pub(crate) type Closure<P> = Box<dyn FnOnce(&mut dyn Any, &mut Context<'_, P>) + Send>;
-
-/// What a handle or a responder asks of the loop.
-pub(crate) enum Command<P: Protocol> {
-    /// `charged` was taken from the board's room for it.
-    Send {
-        conn: ConnId,
-        id: Option<P::Id>,
-        tag: u32,
-        body: Bytes,
-        charged: usize,
-    },
-    Broadcast {
-        audience: Audience,
-        tag: u32,
-        body: Bytes,
-    },
-    Call {
-        conn: ConnId,
-        tag: u32,
-        body: Bytes,
-        timeout: Duration,
-        cell: Arc<CallCell>,
-        charged: usize,
-    },
-    CancelCall {
-        conn: ConnId,
-        call: CallId,
-    },
-    /// `place`: where answers go in order, that of the request.
-    Respond {
-        conn: ConnId,
-        epoch: u32,
-        place: u32,
-        request: Head<P::Id>,
-        answer: Answer<Tagged<Bytes>>,
-        charged: usize,
-    },
-    Close {
-        conn: ConnId,
-        mode: CloseMode,
-    },
-    Run(Closure<P>),
-    /// As the handles asked; see `Shared::ask_stop`.
-    Stop,
-}
-
-impl<P: Protocol> Command<P> {
-    const fn may_broadcast(&self) -> bool {
-        matches!(self, Self::Broadcast { .. } | Self::Run(_))
-    }
-}
 
 impl<H: Handler, N: Net> Engine<H, N> {
     /// Takes the answers of names that were looked up, within the same budget as commands.
@@ -84,7 +26,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         for _ in 0..COMMANDS_PER_TURN {
             let Some((ticket, found)) = self.sockets.net.resolved() else { return };
             self.state.serving = Some(ticket.conn);
-            self.cx().on_resolved(ticket, found);
+            self.desk().on_resolved(ticket, found);
             self.state.serving = None;
         }
     }
@@ -95,7 +37,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
     pub(super) fn run_commands(&mut self) {
         // Some are left if the turn before stopped early.
         if self.posts.is_empty() {
-            self.state.shared.mailbox.take(&mut self.posts, COMMANDS_PER_TURN);
+            self.shared.mailbox.take(&mut self.posts, COMMANDS_PER_TURN);
         }
         self.state.fanouts.begin(Source::Command);
         while let Some(post) = self.posts.front()
@@ -114,7 +56,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
     /// them, which were accepted.
     pub(super) fn refuse_commands(&mut self) -> Vec<(ConnId, Tagged<Bytes>)> {
         let mut messages = Vec::new();
-        for post in self.posts.drain(..).chain(self.state.shared.close()) {
+        for post in self.posts.drain(..).chain(self.shared.close()) {
             match post.command {
                 Command::Call { cell, .. } => {
                     cell.end(Err(CallError::Stopped { fate: Fate::NotSent }));
@@ -150,9 +92,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 self.with_context("a closure", |handler, cx| closure(handler.as_any(), cx));
             }
             Command::Stop => {
-                if let Some(ask) = self.state.shared.take_stop() {
+                if let Some(ask) = self.shared.take_stop() {
                     let timeout = ask.timeout(self.state.stop_timeout);
-                    self.cx().begin_stop(timeout);
+                    self.desk().begin_stop(timeout);
                 }
             }
         }

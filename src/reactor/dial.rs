@@ -8,90 +8,30 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     panic::{AssertUnwindSafe, catch_unwind},
-    str::FromStr,
     time::Duration,
 };
 
 use super::{
+    desk::Desk,
+    ended_call::AwaitsEnd,
     net::{Addrs, StreamOptions, Ticket},
     slot::{Epoch, Phase, Readiness},
     slots::{Alarm, State},
 };
 use crate::{
-    ConnId, Context, Error,
+    ConnId, Error,
     config::Config,
     core::{
         backoff::Backoff,
         connection::{Connection, Role},
         moment::Moment,
         offline::OfflineQueue,
-        timer_wheel::TimerKey,
     },
     error::{CloseReason, NetworkError},
+    id::TimerKey,
     protocol::Protocol,
+    target::{Host, Target},
 };
-
-/// What to dial: an address, or a name that is resolved anew for each round of attempts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    host: Host,
-    port: u16,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Host {
-    Ip(SocketAddr),
-    Name(String),
-}
-
-impl From<SocketAddr> for Target {
-    fn from(addr: SocketAddr) -> Self {
-        Self { host: Host::Ip(addr), port: addr.port() }
-    }
-}
-
-/// Takes `ip:port`, `[ipv6]:port` and `host:port`.
-impl FromStr for Target {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self, Error> {
-        if let Ok(addr) = text.parse::<SocketAddr>() {
-            return Ok(addr.into());
-        }
-        let wrong = || Error::Address(text.to_owned());
-        let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
-        let port = port.parse().map_err(|_| wrong())?;
-        if host.is_empty() || host.contains([':', '[', ']', ' ', '/']) {
-            return Err(wrong());
-        }
-        Ok(Self { host: Host::Name(host.to_owned()), port })
-    }
-}
-
-impl TryFrom<&str> for Target {
-    type Error = Error;
-
-    fn try_from(text: &str) -> Result<Self, Error> {
-        text.parse()
-    }
-}
-
-impl TryFrom<String> for Target {
-    type Error = Error;
-
-    fn try_from(text: String) -> Result<Self, Error> {
-        text.parse()
-    }
-}
-
-impl std::fmt::Display for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match &self.host {
-            Host::Ip(addr) => addr.fmt(f),
-            Host::Name(name) => write!(f, "{name}:{}", self.port),
-        }
-    }
-}
 
 /// What only a dialled connection has.
 #[derive(Debug)]
@@ -186,7 +126,7 @@ pub(crate) fn stream_options(config: &Config) -> StreamOptions {
 /// The peer of a connection that has none yet.
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
-impl<P: Protocol> Context<'_, P> {
+impl<P: Protocol, W: AwaitsEnd> Desk<'_, P, W> {
     /// Makes a dialled connection and starts its first round.
     pub(crate) fn dial(
         &mut self,
@@ -333,7 +273,7 @@ impl<P: Protocol> Context<'_, P> {
     }
 }
 
-impl<P: Protocol> State<P> {
+impl<P: Protocol, W: AwaitsEnd> State<P, W> {
     /// Drops what was kept for too long, so that it does not take the room of what is new.
     pub(crate) fn expire_offline(&mut self, id: ConnId) {
         let now = self.now;
@@ -409,7 +349,7 @@ impl<P: Protocol> State<P> {
             dial.redial = Redial::Open;
         }
         let limit = slot.link.body_limit();
-        self.shared.board.set_max_body(id.slot(), limit);
+        self.board.set_max_body(id.slot(), limit);
         self.publish(id);
         self.set_dial_alarm(id, at.saturating_duration_since(now));
     }
@@ -431,23 +371,6 @@ impl<P: Protocol> State<P> {
             && let Some(key) = dial.alarm.take()
         {
             self.wheel.cancel(key);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn targets_are_addresses_or_names_with_a_port() {
-        for text in ["127.0.0.1:80", "[::1]:80", "localhost:7001", "a.example:1"] {
-            assert_eq!(text.parse::<Target>().unwrap().to_string(), text);
-        }
-        for text in
-            ["", "localhost", ":80", "host:", "host:99999", "::1:80", "http://a:80", "a b:1"]
-        {
-            assert!(text.parse::<Target>().is_err(), "{text}");
         }
     }
 }

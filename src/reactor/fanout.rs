@@ -22,11 +22,12 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{profile::Profile, slot::Slot, slots::State, turn::drop_quietly};
+use super::{ended_call::AwaitsEnd, profile::Profile, slot::Slot, slots::State};
 use crate::{
     ConnId, SendError, Stats, Tagged,
+    audience::{Audience, Candidate},
+    drop_quietly::drop_quietly,
     error::panic_text,
-    handler::{Audience, Candidate},
     protocol::Protocol,
 };
 
@@ -332,7 +333,7 @@ fn place(number: u64, first: u64) -> usize {
     usize::try_from(number - first).expect("the log is in memory")
 }
 
-impl<P: Protocol> State<P> {
+impl<P: Protocol, W: AwaitsEnd> State<P, W> {
     /// Starts a broadcast; returns how many it will reach.
     pub(crate) fn broadcast(&mut self, audience: Audience, tag: u32, body: Bytes) -> usize {
         let (to, count) = self.receivers(audience);
@@ -707,7 +708,7 @@ impl<P: Protocol> State<P> {
 }
 
 /// Whether a receiver that had so much queued before was given enough for now.
-fn is_above<P: Protocol>(slot: &Slot<P>, queued: usize) -> bool {
+fn is_above<P: Protocol, W>(slot: &Slot<P, W>, queued: usize) -> bool {
     let (high, most) = (slot.profile.config.high_watermark, slot.profile.config.hard_limit);
     let more = BYTES_ABOVE_HIGH.min(most.saturating_sub(high) / 4);
     slot.link.queued_cost() > high.max(queued + more)
@@ -721,7 +722,7 @@ impl<P: Protocol> Fanout<P> {
     /// Which of the frames is for this receiver; it is encoded if its protocol was not met before. A
     /// protocol of the application's that panics costs its receivers this message.
     #[inline]
-    fn encode_for(&mut self, slot: &mut Slot<P>, stats: &mut Stats) -> usize {
+    fn encode_for<W>(&mut self, slot: &mut Slot<P, W>, stats: &mut Stats) -> usize {
         let is_known = |(profile, _): &(Arc<Profile<P>>, _)| Arc::ptr_eq(profile, &slot.profile);
         match self.frames.iter().position(is_known) {
             Some(place) => place,
@@ -732,7 +733,7 @@ impl<P: Protocol> Fanout<P> {
     /// As [`encode_for`](Self::encode_for), of connections that were made with other settings. The
     /// protocol is the application's, and may panic.
     #[cold]
-    fn encode(&mut self, slot: &mut Slot<P>, stats: &mut Stats) -> usize {
+    fn encode<W>(&mut self, slot: &mut Slot<P, W>, stats: &mut Stats) -> usize {
         let encoded = catch_unwind(AssertUnwindSafe(|| {
             let is_equal =
                 |(profile, _): &(Arc<Profile<P>>, _)| profile.protocol == slot.profile.protocol;
@@ -757,12 +758,12 @@ impl<P: Protocol> Fanout<P> {
 }
 
 #[cfg(test)]
-impl<P: Protocol> State<P> {
+impl<P: Protocol, W: AwaitsEnd> State<P, W> {
     /// Checks what holds between two turns: each broadcast has as many receivers left as there are
     /// connections that have not come to it.
     pub(crate) fn check_fanouts(&self) {
         let Fanouts { log, heard, gone, first, .. } = &self.fanouts;
-        let heard_of = |slot: &Slot<P>| heard.get(slot.id.slot() as usize).copied();
+        let heard_of = |slot: &Slot<P, W>| heard.get(slot.id.slot() as usize).copied();
         let up = || self.slots.iter().map(|(_, slot)| slot).filter(|slot| slot.is_up());
         for (_, slot) in &self.slots {
             let is_known = heard_of(slot).unwrap_or(NOBODY) != NOBODY;
@@ -772,7 +773,7 @@ impl<P: Protocol> State<P> {
         assert_eq!(heard.iter().filter(|heard| **heard != NOBODY).count(), self.fanouts.up);
         for (fanout, number) in log.iter().zip(*first..) {
             let to = |id: &ConnId| fanout.to.include(*id);
-            let is_left = |slot: &&Slot<P>| heard_of(slot) <= Some(number) && to(&slot.id);
+            let is_left = |slot: &&Slot<P, W>| heard_of(slot) <= Some(number) && to(&slot.id);
             let left = up().filter(is_left).count()
                 + gone.iter().filter(|(id, range)| range.contains(&number) && to(id)).count();
             assert_eq!(fanout.left, left, "receivers left");

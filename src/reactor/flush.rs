@@ -99,7 +99,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
     /// What flushing leaves to do: give the queue back, resume what the watermark stopped, go on
     /// closing.
     fn after_flush(&mut self, id: ConnId) {
-        let State { slots, pool, shared, .. } = &mut self.state;
+        let State { slots, pool, board, .. } = &mut self.state;
         let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
             return;
         };
@@ -113,14 +113,14 @@ impl<H: Handler, N: Net> Engine<H, N> {
         let was_choked = slot.link.is_choked();
         let is_newly_choked = slot.link.update_intake(&slot.profile.config);
         let is_resumed = was_choked && slot.can_read();
-        slot.publish(&shared.board);
+        slot.publish(board);
         let is_low = queued <= slot.profile.config.low_watermark;
         let has_backlog = slot.epoch.has_backlog;
         let is_layered = slot.link.is_layered();
         if slot.epoch.is_above_high && is_low {
             slot.epoch.is_above_high = false;
             if slot.is_up() {
-                slot.publish(&shared.board);
+                slot.publish(board);
                 self.with_conn(id, H::on_writable);
             }
         }

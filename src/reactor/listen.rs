@@ -8,7 +8,9 @@ use std::{
 };
 
 use super::{
+    desk::Desk,
     dial::stream_options,
+    ended_call::AwaitsEnd,
     net::{BroughtStream, ListenOptions, Token},
     profile::Profile,
     slot::Phase,
@@ -16,9 +18,7 @@ use super::{
     sockets::Sockets,
 };
 use crate::{
-    ConnId, Context, Error, ListenerId,
-    config::Config,
-    core::{connection::Role, timer_wheel::TimerKey},
+    ConnId, Error, ListenerId, config::Config, core::connection::Role, id::TimerKey,
     protocol::Protocol,
 };
 
@@ -52,7 +52,7 @@ impl<P> ListenerState<P> {
     }
 }
 
-impl<P: Protocol> Context<'_, P> {
+impl<P: Protocol, W: AwaitsEnd> Desk<'_, P, W> {
     /// Makes a listener of what `bind` binds.
     pub(crate) fn open_listener(
         &mut self,
@@ -61,7 +61,7 @@ impl<P: Protocol> Context<'_, P> {
         bind: impl FnOnce(&mut dyn Sockets, ListenerId, &ListenOptions) -> io::Result<SocketAddr>,
     ) -> Result<(ListenerId, SocketAddr), Error> {
         let (profile, name) = self.state.profile(protocol, config)?;
-        let id = ListenerId::new(self.state.shared.board.number(), self.state.next_listener);
+        let id = ListenerId::new(self.state.board.number(), self.state.next_listener);
         let options = ListenOptions {
             backlog: config.backlog,
             reuse_address: config.reuse_address,
@@ -116,7 +116,7 @@ impl<P: Protocol> Context<'_, P> {
     }
 }
 
-impl<P: Protocol> State<P> {
+impl<P: Protocol, W: AwaitsEnd> State<P, W> {
     pub(crate) fn listener_mut(&mut self, id: ListenerId) -> Option<&mut ListenerState<P>> {
         self.listeners.iter_mut().find(|listener| listener.id == id)
     }

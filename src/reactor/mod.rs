@@ -1,9 +1,11 @@
 //! The loop: one thread, one poll, every socket.
 
 mod accept;
-pub(crate) mod close;
+mod close;
 pub(crate) mod commands;
-pub(crate) mod dial;
+pub(crate) mod desk;
+mod dial;
+pub(crate) mod ended_call;
 mod fanout;
 mod flush;
 mod listen;
@@ -33,7 +35,6 @@ use std::{
 
 use slab::Slab;
 
-pub use self::dial::Target;
 use self::{
     net::{Net, system::System},
     number::ReactorNumber,
@@ -44,6 +45,7 @@ use self::{
 };
 use crate::{
     Config, ConfigError, ConnId, Context, DrainReport, Error, Handle, Handler, ListenerId, Stats,
+    Target,
     config::at_most,
     core::{rng::Rng, spin::Spin, timer_wheel::TimerWheel, write_queue::QueuePool},
     handle::Shared,
@@ -202,7 +204,7 @@ impl<H: Handler> Reactor<H> {
 
     /// A handle for other threads.
     pub fn handle(&self) -> Handle<H::Protocol> {
-        Handle::new(self.engine.state.shared.clone())
+        Handle::new(self.engine.shared.clone())
     }
 
     /// Runs until it is stopped.
@@ -211,7 +213,7 @@ impl<H: Handler> Reactor<H> {
     ///
     /// The system's poll fails, which nothing can be done about.
     pub fn run(&mut self) -> Result<(), Error> {
-        self.engine.state.shared.begin_run();
+        self.engine.shared.begin_run();
         while !self.engine.is_stopped() {
             self.engine.turn(None)?;
         }
@@ -231,7 +233,7 @@ impl<H: Handler> Reactor<H> {
         if self.engine.is_stopped() {
             return Ok(false);
         }
-        self.engine.state.shared.begin_run();
+        self.engine.shared.begin_run();
         self.engine.turn(timeout)?;
         // The caller may wait elsewhere now: the next post must make the descriptor readable.
         self.engine.rest();
@@ -446,11 +448,12 @@ impl<P: Protocol> ReactorBuilder<P> {
         #[cfg(test)]
         let number = self.number.map_or_else(ReactorNumber::take, ReactorNumber::fixed);
         let shared = Shared::new(number, net.waker(), self.mailbox_commands, self.mailbox_bytes);
+        let shared = Arc::new(shared);
         let state = State {
             slots: Slab::new(),
             wheel: TimerWheel::new(),
             pool: QueuePool::default(),
-            shared: Arc::new(shared),
+            board: shared.board.clone(),
             dirty: std::collections::VecDeque::new(),
             ready: std::collections::VecDeque::new(),
             arrivals: std::collections::VecDeque::new(),
@@ -485,7 +488,7 @@ impl<P: Protocol> ReactorBuilder<P> {
             handler_type: handler_type::<H>(),
             first_call: self.first_call,
         };
-        Ok(Engine::new(handler, state, net))
+        Ok(Engine::new(handler, state, net, shared))
     }
 }
 

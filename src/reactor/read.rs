@@ -5,7 +5,7 @@ use std::{io, sync::atomic::Ordering, time::Duration};
 use super::{
     fanout::Source,
     net::{Net, SHORT_READ_DRAINS},
-    slot::{PeersEnd, Phase, Waiter},
+    slot::{PeersEnd, Phase},
     slots::State,
     turn::Engine,
 };
@@ -20,6 +20,7 @@ use crate::{
     error::{CallError, NetworkError, error_code},
     handler::{Arrival, Asked, Reply},
     protocol::{DecodeError, Head, Kind, Protocol},
+    waiter::Waiter,
 };
 
 /// Bytes read from one connection in one turn, so that a busy one does not starve the others.
@@ -94,7 +95,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             } else if !self.state.is_held_back(id) {
                 self.read(id);
                 self.flush_early(id);
-                self.state.shared.bell.ring();
+                self.shared.bell.ring();
             }
             self.state.serving = None;
         }
@@ -452,7 +453,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
         self.state.stats.messages_in += 1;
         self.state.handling = Some(id);
         let msg = Message { head, body, arrival, asked: None };
-        let cx = Context { state: &mut self.state, sockets: &mut self.sockets };
+        let cx =
+            Context { state: &mut self.state, sockets: &mut self.sockets, shared: &self.shared };
         self.handler.on_message(&mut Conn { cx, id }, msg);
         self.state.handling = None;
     }
@@ -478,7 +480,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
         self.state.handling = Some(id);
         self.state.answering = Some(head.id);
         let msg = Message { head, body, arrival, asked: Some(asked) };
-        let cx = Context { state: &mut self.state, sockets: &mut self.sockets };
+        let cx =
+            Context { state: &mut self.state, sockets: &mut self.sockets, shared: &self.shared };
         self.handler.on_message(&mut Conn { cx, id }, msg);
         self.state.handling = None;
         if self.state.answering.take().is_some() {

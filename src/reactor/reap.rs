@@ -7,16 +7,18 @@
 use std::time::Duration;
 
 use super::{
+    ended_call::EndedCall,
     net::Net,
     planted::{Bug, is_planted},
     slot::{Phase, Told},
-    slots::{EndedCall, State},
+    slots::State,
     sockets::Sockets,
     stop::{Drain, StopPhase},
     turn::Engine,
 };
 use crate::{
     CloseReason, CloseReport, ConnId, Handler, Incident, core::requests::Held, error::NetworkError,
+    waiter::Waiter,
 };
 
 /// Connections of which one turn tells, and which it puts away. What a callback ends meanwhile is left
@@ -47,8 +49,15 @@ impl<H: Handler, N: Net> Engine<H, N> {
     fn run_ended_calls(&mut self) {
         for _ in 0..self.state.ended_calls.len() {
             let Some(ended) = self.state.ended_calls.pop_front() else { return };
-            let EndedCall { conn, callback, error } = ended;
-            self.with_conn(conn, |handler, conn| callback(handler.as_any(), conn, Err(error)));
+            let EndedCall { conn, waiter, error } = ended;
+            match waiter {
+                Waiter::Callback(callback) => {
+                    self.with_conn(conn, |handler, conn| {
+                        callback(handler.as_any(), conn, Err(error));
+                    });
+                }
+                Waiter::Caller(caller) => caller.end(Err(error)),
+            }
         }
     }
 

@@ -9,7 +9,8 @@ use std::{
 };
 
 use super::{
-    slot::{Phase, Waiter},
+    ended_call::AwaitsEnd,
+    slot::Phase,
     slots::{Alarm, State},
 };
 use crate::{
@@ -19,7 +20,7 @@ use crate::{
         connection::{CallRefusal, NewCall},
         write_queue::What,
     },
-    error::{CallError, CloseReason, Fate, NetworkError, SendError},
+    error::{CallError, CloseReason, Fate, SendError},
     protocol::{Correlation, Head, Kind, Protocol},
 };
 
@@ -43,7 +44,7 @@ pub(crate) struct Deferred {
     pub(crate) is_cancelled: Arc<AtomicBool>,
 }
 
-impl<P: Protocol> State<P> {
+impl<P: Protocol, W: AwaitsEnd> State<P, W> {
     /// Sends a message that nobody answers, or keeps it while a dialled connection is down. The body
     /// of one that is refused is given back.
     pub(crate) fn send<B: Body>(
@@ -94,7 +95,7 @@ impl<P: Protocol> State<P> {
             Some(dial) if dial.offline.has_room(len, config.offline_bytes) => {
                 let tag = body.tag().unwrap_or(0);
                 dial.offline.push(wire_id, Tagged(tag, body.into_bytes()), now);
-                slot.publish(&self.shared.board);
+                slot.publish(&self.board);
                 Ok(())
             }
             _ => Err((if is_up { SendError::Full } else { SendError::Offline }, body)),
@@ -342,8 +343,8 @@ impl<P: Protocol> State<P> {
         id: ConnId,
         body: impl Body,
         timeout: Duration,
-        waiter: Waiter<P>,
-    ) -> Result<CallId, (CallError, Waiter<P>)> {
+        waiter: W,
+    ) -> Result<CallId, (CallError, W)> {
         self.catch_up(id);
         let (first_call, now, is_running) = (self.first_call, self.now, self.is_running());
         let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
@@ -363,7 +364,7 @@ impl<P: Protocol> State<P> {
         }
         if !slot.has_room(body.as_slice().len()) {
             let refused = self.refuse(id, body.as_slice().len());
-            return Err((as_call_error(&refused), waiter));
+            return Err((CallError::from(&refused), waiter));
         }
         let config = &slot.profile.config;
         let (number, wire_id) = match slot.link.next_call(config, first_call) {
@@ -423,20 +424,5 @@ fn refused(refusal: CallRefusal, protocol: &'static str) -> CallError {
         CallRefusal::PeerDraining => CallError::PeerDraining,
         CallRefusal::TooManyInFlight { limit } => CallError::TooManyInFlight { limit },
         CallRefusal::IdsExhausted => CallError::IdsExhausted,
-    }
-}
-
-/// What a [`SendError`] means for a call.
-pub(crate) fn as_call_error(error: &SendError) -> CallError {
-    match *error {
-        SendError::Full | SendError::MailboxFull | SendError::SlowConsumer => CallError::QueueFull,
-        SendError::BodyTooLong { len, max, limit } => CallError::BodyTooLong { len, max, limit },
-        SendError::Stopped => CallError::Stopped { fate: Fate::NotSent },
-        SendError::Offline => gone(CloseReason::DialFailed(NetworkError::new(
-            std::io::ErrorKind::NotConnected,
-            "not connected",
-        ))),
-        SendError::OnLoopThread => CallError::OnLoopThread,
-        SendError::Closed | SendError::NotAwaited => gone(CloseReason::Closed),
     }
 }

@@ -12,60 +12,20 @@ use std::{
 
 use super::{dial::Dial, profile::Profile};
 use crate::{
-    Conn, ConnId, ListenerId,
+    ConnId, ListenerId,
     board::{Board, LinkState, Published},
-    call_cell::{CallCell, Outcome},
     core::{
         connection::{Connection, Role},
         moment::Moment,
-        timer_wheel::TimerKey,
         write_queue::FRAME_OVERHEAD,
     },
-    error::{CallError, CloseReason, Fate},
-    handler::Reply,
+    error::CloseReason,
+    id::TimerKey,
     protocol::Protocol,
 };
 
 /// A connection as the loop has it.
-pub(crate) type Link<P> = Connection<P, Waiter<P>, Arc<AtomicBool>>;
-
-/// What a callback of a call is: given the handler, the connection and how the call ended.
-pub(crate) type Callback<P> =
-    Box<dyn FnOnce(&mut dyn Any, &mut Conn<'_, P>, Result<Reply<'_>, CallError>) + Send>;
-
-/// Who waits for the end of a call.
-pub(crate) enum Waiter<P: Protocol> {
-    /// Another thread, or a future.
-    Caller(Caller),
-    /// The loop itself.
-    Callback(Callback<P>),
-}
-
-/// Another thread, or a future, that waits for the end of a call. It hears of an end whatever happens: a
-/// call that is lost because something of the application's panicked ends with that.
-pub(crate) struct Caller(Option<Arc<CallCell>>);
-
-impl Caller {
-    pub(crate) const fn new(cell: Arc<CallCell>) -> Self {
-        Self(Some(cell))
-    }
-
-    /// The call has ended.
-    pub(crate) fn end(mut self, outcome: Outcome) {
-        if let Some(cell) = self.0.take() {
-            cell.end(outcome);
-        }
-    }
-}
-
-impl Drop for Caller {
-    fn drop(&mut self) {
-        if let Some(cell) = self.0.take() {
-            let reason = CloseReason::Aborted;
-            cell.end(Err(CallError::Disconnected { reason, fate: Fate::MaybeSent }));
-        }
-    }
-}
+pub(crate) type Link<P, W> = Connection<P, W, Arc<AtomicBool>>;
 
 /// Where a connection is in its life.
 ///
@@ -101,13 +61,13 @@ pub(crate) enum Phase {
 }
 
 /// One connection.
-pub(crate) struct Slot<P: Protocol> {
+pub(crate) struct Slot<P: Protocol, W> {
     pub(crate) id: ConnId,
     pub(crate) phase: Phase,
     pub(crate) io: Readiness,
     pub(crate) lists: Lists,
     pub(crate) epoch: Epoch,
-    pub(crate) link: Link<P>,
+    pub(crate) link: Link<P, W>,
     pub(crate) profile: Arc<Profile<P>>,
     pub(crate) peer: PeerAddr,
     pub(crate) listener: Option<ListenerId>,
@@ -331,7 +291,7 @@ impl Epoch {
     }
 }
 
-impl<P: Protocol> Slot<P> {
+impl<P: Protocol, W> Slot<P, W> {
     /// Whether messages may be read and handled.
     #[inline]
     pub(crate) fn can_read(&self) -> bool {
@@ -435,14 +395,21 @@ impl<P: Protocol> Slot<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::{Native, Qtk3, Tcpstream};
+    use crate::{
+        protocol::{Native, Qtk3, Tcpstream},
+        waiter::Waiter,
+    };
 
     /// An idle connection is little more than its slot.
     #[test]
     fn slot_stays_small() {
-        assert!(size_of::<Slot<Native>>() <= 272, "{}", size_of::<Slot<Native>>());
-        assert!(size_of::<Slot<Tcpstream>>() <= 272);
-        assert!(size_of::<Slot<Qtk3>>() <= 296);
+        assert!(
+            size_of::<Slot<Native, Waiter<Native>>>() <= 272,
+            "{}",
+            size_of::<Slot<Native, Waiter<Native>>>()
+        );
+        assert!(size_of::<Slot<Tcpstream, Waiter<Tcpstream>>>() <= 272);
+        assert!(size_of::<Slot<Qtk3, Waiter<Qtk3>>>() <= 296);
     }
 
     #[test]

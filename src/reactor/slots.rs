@@ -12,26 +12,27 @@ use std::{
 use slab::Slab;
 
 use super::{
+    ended_call::{AwaitsEnd, EndedCall},
     fanout::{Fanouts, Group},
     listen::ListenerState,
     planted::{Bug, is_planted},
     profile::{Profile, Profiles},
-    slot::{Callback, Epoch, Link, Lists, Phase, Readiness, Slot},
+    slot::{Epoch, Link, Lists, Phase, Readiness, Slot},
     stop::{Drain, StopPhase, Sweep},
 };
 use crate::{
     Bytes, CallId, Config, ConnId, DrainReport, Error, ListenerId, Tagged,
-    board::Published,
+    board::{Board, Published},
     core::{
         connection::Role,
         moment::Moment,
         rng::Rng,
         spin::Spin,
-        timer_wheel::{TimerKey, TimerWheel},
+        timer_wheel::TimerWheel,
         write_queue::{FRAME_OVERHEAD, QueuePool},
     },
-    error::{CallError, CloseReason, SendError, panic_text},
-    handle::Shared,
+    error::{CloseReason, SendError, panic_text},
+    id::TimerKey,
     protocol::Protocol,
     stats::Stats,
 };
@@ -53,22 +54,15 @@ pub(crate) enum Alarm {
     Stop,
 }
 
-/// A call that ended while its callback could not be run.
-pub(crate) struct EndedCall<P: Protocol> {
-    pub(crate) conn: ConnId,
-    pub(crate) callback: Callback<P>,
-    pub(crate) error: CallError,
-}
-
 /// Told that a dialled connection is up (`None`), or why it failed.
 pub(crate) type Awaiter = Box<dyn FnOnce(Option<CloseReason>) + Send>;
 
 /// All that the loop decides on, without the sockets.
-pub(crate) struct State<P: Protocol> {
-    pub(crate) slots: Slab<Slot<P>>,
+pub(crate) struct State<P: Protocol, W> {
+    pub(crate) slots: Slab<Slot<P, W>>,
     pub(crate) wheel: TimerWheel<Alarm>,
     pub(crate) pool: QueuePool,
-    pub(crate) shared: Arc<Shared<P>>,
+    pub(crate) board: Arc<Board>,
     /// Slots with something to write or to finish.
     pub(crate) dirty: VecDeque<u32>,
     /// Slots with something to read.
@@ -77,7 +71,7 @@ pub(crate) struct State<P: Protocol> {
     pub(crate) arrivals: VecDeque<ConnId>,
     /// Connections that linger or were dropped: the handler is to be told, or they are to be put away.
     pub(crate) ended: VecDeque<ConnId>,
-    pub(crate) ended_calls: VecDeque<EndedCall<P>>,
+    pub(crate) ended_calls: VecDeque<EndedCall<W>>,
     /// Threads that wait for a dialled connection to be up, or to fail.
     pub(crate) awaited: Vec<(ConnId, Awaiter)>,
     /// Messages that were accepted and found no connection.
@@ -125,12 +119,12 @@ pub(crate) struct State<P: Protocol> {
     pub(crate) first_call: Option<u64>,
 }
 
-impl<P: Protocol> State<P> {
-    pub(crate) fn get(&self, id: ConnId) -> Option<&Slot<P>> {
+impl<P: Protocol, W: AwaitsEnd> State<P, W> {
+    pub(crate) fn get(&self, id: ConnId) -> Option<&Slot<P, W>> {
         self.slots.get(id.slot() as usize).filter(|slot| slot.id == id)
     }
 
-    pub(crate) fn get_mut(&mut self, id: ConnId) -> Option<&mut Slot<P>> {
+    pub(crate) fn get_mut(&mut self, id: ConnId) -> Option<&mut Slot<P, W>> {
         self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id)
     }
 
@@ -177,7 +171,7 @@ impl<P: Protocol> State<P> {
         })?;
         let entry = self.slots.vacant_entry();
         let slot = u32::try_from(entry.key()).expect("ids name the slot");
-        let board = &self.shared.board;
+        let board = &*self.board;
         let id = board.open(slot);
         board.set_max_body(slot, link.body_limit());
         board.set_answer_room(slot, profile.config.hard_limit / 4 * 3);
@@ -203,7 +197,7 @@ impl<P: Protocol> State<P> {
     /// Tells other threads how the connection is.
     pub(crate) fn publish(&mut self, id: ConnId) {
         if let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) {
-            slot.publish(&self.shared.board);
+            slot.publish(&self.board);
         }
     }
 
@@ -264,7 +258,7 @@ impl<P: Protocol> State<P> {
         &mut self,
         id: ConnId,
         len: usize,
-        push: impl FnOnce(&mut Slot<P>, &mut QueuePool),
+        push: impl FnOnce(&mut Slot<P, W>, &mut QueuePool),
     ) -> Result<(), SendError> {
         let Self { slots, pool, dirty, .. } = self;
         let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
@@ -322,8 +316,8 @@ impl<P: Protocol> State<P> {
     pub(crate) fn release_charge(&mut self) {
         let Some((conn, charged)) = self.charged.take() else { return };
         match self.slots.get_mut(conn.slot() as usize).filter(|slot| slot.id == conn) {
-            Some(slot) => slot.settle(&self.shared.board, charged),
-            None => self.shared.board.release(conn.slot(), charged),
+            Some(slot) => slot.settle(&self.board, charged),
+            None => self.board.release(conn.slot(), charged),
         }
     }
 
@@ -341,7 +335,7 @@ impl<P: Protocol> State<P> {
             return;
         }
         let mut slot = self.slots.remove(id.slot() as usize);
-        self.shared.board.close(id, slot.published);
+        self.board.close(id, slot.published);
         self.stats.connections -= 1;
         if let Some((key, _)) = slot.watch {
             self.wheel.cancel(key);

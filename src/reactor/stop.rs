@@ -6,12 +6,15 @@
 use std::time::Duration;
 
 use super::{
-    close::CloseMode,
+    desk::Desk,
+    ended_call::AwaitsEnd,
     net::Net,
     slots::{Alarm, State},
     turn::Engine,
 };
-use crate::{CloseReason, Context, DrainReport, Handler, ListenerId, protocol::Protocol};
+use crate::{
+    CloseReason, DrainReport, Handler, ListenerId, close_mode::CloseMode, protocol::Protocol,
+};
 
 /// Slots that one turn looks at, to drain their connections.
 const DRAINS_PER_TURN: usize = 1024;
@@ -44,7 +47,7 @@ pub(crate) struct Drain {
     pub(crate) report: DrainReport,
 }
 
-impl<P: Protocol> Context<'_, P> {
+impl<P: Protocol, W: AwaitsEnd> Desk<'_, P, W> {
     /// The connections that a closed listener accepted drain; there are so many.
     pub(crate) fn begin_drain(&mut self, listener: ListenerId, connections: usize) {
         let report = DrainReport::default();
@@ -70,7 +73,7 @@ impl<P: Protocol> Context<'_, P> {
     }
 }
 
-impl<P: Protocol> State<P> {
+impl<P: Protocol, W: AwaitsEnd> State<P, W> {
     /// Whether new work is taken.
     pub(crate) fn is_running(&self) -> bool {
         self.stop == StopPhase::Running

@@ -6,11 +6,12 @@ use std::{
     any::Any,
     collections::VecDeque,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::Arc,
     time::Duration,
 };
 
 use super::{
-    commands::Command,
+    desk::Desk,
     fanout::Source,
     net::{Event, Net, Token},
     read::Reader,
@@ -21,10 +22,14 @@ use super::{
 };
 use crate::{
     CloseReason, Conn, ConnId, Context, Error, Handler, Incident, TimerId,
+    command::Command,
     core::{connection::Overdue, heartbeat::AWAY, moment::Moment, spin::Found},
+    drop_quietly::drop_quietly,
     error::{NetworkError, error_code, panic_text},
+    handle::Shared,
     handler::Timer,
     mailbox::Post,
+    waiter::{LoopState, Waiter},
 };
 
 /// Timers that run in one turn. A million at the same tick must not keep the sockets waiting.
@@ -46,8 +51,10 @@ enum Step {
 /// The reactor on one kind of network.
 pub(crate) struct Engine<H: Handler, N: Net> {
     pub(crate) handler: H,
-    pub(crate) state: State<H::Protocol>,
+    pub(crate) state: LoopState<H::Protocol>,
     pub(crate) sockets: SocketTable<N>,
+    /// What handles have of the loop.
+    pub(crate) shared: Arc<Shared<H::Protocol>>,
     /// The commands of this turn that have not been run.
     pub(super) posts: VecDeque<Post<Command<H::Protocol>>>,
     pub(super) reader: Reader,
@@ -59,11 +66,17 @@ pub(crate) struct Engine<H: Handler, N: Net> {
 }
 
 impl<H: Handler, N: Net> Engine<H, N> {
-    pub(super) fn new(handler: H, state: State<H::Protocol>, net: N) -> Self {
+    pub(super) fn new(
+        handler: H,
+        state: LoopState<H::Protocol>,
+        net: N,
+        shared: Arc<Shared<H::Protocol>>,
+    ) -> Self {
         Self {
             handler,
             state,
             sockets: SocketTable::new(net),
+            shared,
             posts: VecDeque::new(),
             reader: Reader::default(),
             events: Vec::new(),
@@ -86,7 +99,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             let timeout = self.timeout(max_wait.map(|wait| wait.saturating_sub(spin)));
             // 2. Wait for readiness.
             let polled = self.sockets.net.poll(&mut self.events, timeout);
-            self.state.shared.mailbox.wake_up();
+            self.shared.mailbox.wake_up();
             polled?;
         }
         // 3. Read the clock, once.
@@ -97,13 +110,13 @@ impl<H: Handler, N: Net> Engine<H, N> {
         while let Err(panic) = catch_unwind(AssertUnwindSafe(|| self.run_steps())) {
             self.contain(panic);
         }
-        self.state.shared.bell.ring();
-        self.state.shared.gate.open();
+        self.shared.bell.ring();
+        self.shared.gate.open();
         if !spin.is_zero() {
             self.state.spin.learn(found);
         }
         self.state.stats.turns += 1;
-        self.state.shared.stats.publish(&self.state.stats);
+        self.shared.stats.publish(&self.state.stats);
         Ok(())
     }
 
@@ -162,7 +175,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         };
         self.state.handling = None;
         if let Some((conn, charged)) = self.state.charged.take() {
-            self.state.shared.board.release(conn.slot(), charged);
+            self.state.board.release(conn.slot(), charged);
         }
         let unanswered = self.state.answering.take();
         self.handle_panic(id, &*panic);
@@ -199,7 +212,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
         };
-        if wait != Some(Duration::ZERO) && !self.state.shared.mailbox.fall_asleep() {
+        if wait != Some(Duration::ZERO) && !self.shared.mailbox.fall_asleep() {
             return Some(Duration::ZERO);
         }
         wait
@@ -210,7 +223,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         if max_wait == Some(Duration::ZERO) || self.has_work() {
             return Duration::ZERO;
         }
-        let limit = self.state.spin.limit(self.state.shared.has_blocked());
+        let limit = self.state.spin.limit(self.shared.has_blocked());
         limit.min(max_wait.unwrap_or(Duration::MAX))
     }
 
@@ -227,7 +240,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             if !self.events.is_empty() {
                 return Ok(Found::Event);
             }
-            if self.state.shared.mailbox.has_post() || net.has_resolved() {
+            if self.shared.mailbox.has_post() || net.has_resolved() {
                 return Ok(Found::Post);
             }
             if net.now() >= until {
@@ -240,7 +253,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
 
     /// The caller may wait elsewhere until the next turn: posts must wake the poll from now on.
     pub(crate) fn rest(&self) {
-        if !self.has_work() && !self.state.shared.mailbox.fall_asleep() {
+        if !self.has_work() && !self.shared.mailbox.fall_asleep() {
             self.sockets.net.waker().wake();
         }
     }
@@ -248,7 +261,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
     pub(crate) fn has_work(&self) -> bool {
         self.state.has_work()
             || !self.posts.is_empty()
-            || self.state.shared.mailbox.has_post()
+            || self.shared.mailbox.has_post()
             || self.sockets.net.has_resolved()
     }
 
@@ -315,7 +328,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 }
                 self.establish(id);
             }
-            Err(error) => self.cx().fail_attempt(id, NetworkError::from(&error)),
+            Err(error) => self.desk().fail_attempt(id, NetworkError::from(&error)),
         }
     }
 
@@ -355,7 +368,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
     pub(super) fn greeted(&mut self, id: ConnId) {
         // What was broadcast in an earlier epoch comes behind what is kept since.
         self.state.catch_up(id);
-        let board = &self.state.shared.board;
+        let board = &*self.state.board;
         let slots = &mut self.state.slots;
         let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
             return;
@@ -416,7 +429,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 }
                 Alarm::Dial(id) => {
                     self.state.serving = Some(id);
-                    self.cx().on_dial_alarm(id);
+                    self.desk().on_dial_alarm(id);
                     self.state.serving = None;
                 }
                 Alarm::Accept(id) => self.state.on_accept_alarm(id),
@@ -484,9 +497,14 @@ impl<H: Handler, N: Net> Engine<H, N> {
         self.cx()
     }
 
+    /// The loop without the handler and its handles.
+    pub(super) fn desk(&mut self) -> Desk<'_, H::Protocol, Waiter<H::Protocol>> {
+        Desk { state: &mut self.state, sockets: &mut self.sockets }
+    }
+
     /// The loop without the handler, within a turn.
     pub(super) fn cx(&mut self) -> Context<'_, H::Protocol> {
-        Context { state: &mut self.state, sockets: &mut self.sockets }
+        Context { state: &mut self.state, sockets: &mut self.sockets, shared: &self.shared }
     }
 
     /// Runs a callback for a connection. One that panics closes it. Whether it returned.
@@ -496,7 +514,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
         id: ConnId,
         callback: impl FnOnce(&mut H, &mut Conn<'_, H::Protocol>),
     ) -> bool {
-        let cx = Context { state: &mut self.state, sockets: &mut self.sockets };
+        let cx =
+            Context { state: &mut self.state, sockets: &mut self.sockets, shared: &self.shared };
         let mut conn = Conn { cx, id };
         let handler = &mut self.handler;
         match catch_unwind(AssertUnwindSafe(|| callback(handler, &mut conn))) {
@@ -523,7 +542,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
         name: &'static str,
         callback: impl FnOnce(&mut H, &mut Context<'_, H::Protocol>),
     ) -> Option<String> {
-        let mut cx = Context { state: &mut self.state, sockets: &mut self.sockets };
+        let mut cx =
+            Context { state: &mut self.state, sockets: &mut self.sockets, shared: &self.shared };
         let handler = &mut self.handler;
         let panic = catch_unwind(AssertUnwindSafe(|| callback(handler, &mut cx))).err()?;
         let text = panic_text(&*panic);
@@ -549,7 +569,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
 impl<H: Handler, N: Net> Engine<H, N> {
     /// Whether another thread posted something that no turn has taken.
     pub(crate) fn has_post(&self) -> bool {
-        self.state.shared.mailbox.has_post()
+        self.shared.mailbox.has_post()
     }
 
     /// What keeps the loop from waiting.
@@ -563,13 +583,13 @@ impl<H: Handler, N: Net> Engine<H, N> {
             ended_calls.len(),
             fanouts.len(),
             self.state.listeners.iter().map(|listener| listener.is_ready).collect::<Vec<_>>(),
-            self.state.shared.mailbox.has_post(),
+            self.shared.mailbox.has_post(),
         )
     }
 
     /// Checks the invariants that hold between two turns.
     pub(crate) fn check(&self) {
-        let State { slots, wheel, dirty, ready, shared, .. } = &self.state;
+        let State { slots, wheel, dirty, ready, board, .. } = &self.state;
         let mut timers = 0;
         let mut calls = 0;
         for (index, slot) in slots {
@@ -599,7 +619,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             timers += usize::from(slot.watch.is_some())
                 + slot.own.as_ref().map_or(0, |own| own.timers.len());
             calls += slot.link.calls_in_flight();
-            assert_eq!(shared.board.is_open(slot.id), slot.exists());
+            assert_eq!(board.is_open(slot.id), slot.exists());
         }
         self.state.check_fanouts();
         assert_eq!(self.state.stats.calls_in_flight, calls as u64);
@@ -618,18 +638,11 @@ impl<H: Handler, N: Net> Drop for Engine<H, N> {
             self.state.end_calls(id);
             drop_quietly(|| self.state.discard(id));
         }
-        self.state.shared.bell.ring();
+        self.shared.bell.ring();
         // Callbacks that would need the handler are dropped: it can't be called any more.
         while let Some(call) = self.state.ended_calls.pop_front() {
             drop_quietly(|| drop(call));
         }
         self.sockets.close_all();
-    }
-}
-
-/// Drops what the application gave, which may panic: here nothing is left that this could end.
-pub(super) fn drop_quietly(drops: impl FnOnce()) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(drops)) {
-        log::error!("dropping a value of the application panicked: {}", panic_text(&*panic));
     }
 }

@@ -42,12 +42,12 @@ use super::{
     layer::Layered,
     moment::Moment,
     read_buffer::ReadBuffer,
-    timer_wheel::TimerKey,
     write_queue::{QueuePool, WriteQueue},
 };
 use crate::{
     config::Config,
     error::{CloseReason, PeerText},
+    id::TimerKey,
     protocol::{Hello, Protocol},
 };
 

@@ -21,6 +21,7 @@ use crate::{
     ConnId, ListenerId,
     core::moment::Moment,
     id::{MAX_SLOTS, SLOT_BITS},
+    mailbox::Wake,
 };
 
 /// What the reactor asks of the system.
@@ -146,11 +147,6 @@ pub(crate) struct Ticket {
 
 /// What a name resolved to.
 pub(crate) type Addrs = io::Result<Vec<SocketAddr>>;
-
-/// Rouses a reactor that waits in [`Net::poll`].
-pub(crate) trait Wake: Send + Sync {
-    fn wake(&self);
-}
 
 /// What an event is about; given at registration and not read by the [`Net`].
 ///

@@ -17,7 +17,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Addrs, Ticket, Wake, system::clock};
+use super::{Addrs, Ticket, system::clock};
+use crate::mailbox::Wake;
 
 /// Names that are looked up at a time, those that hang aside.
 const THREADS: usize = 8;

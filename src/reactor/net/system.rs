@@ -13,9 +13,9 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::{
     Addrs, BroughtListener, BroughtStream, Event, ListenOptions, Net, StreamOptions, Ticket, Token,
-    Wake, resolver::Resolver,
+    resolver::Resolver,
 };
-use crate::core::moment::Moment;
+use crate::{core::moment::Moment, mailbox::Wake};
 
 /// What mio's waker is registered under; no connection has it, and no listener but the 2³¹th where a
 /// token has 32 bits.

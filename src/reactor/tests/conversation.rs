@@ -252,7 +252,7 @@ impl Outside {
             let adopt = |sockets: &mut dyn Sockets, id, options: &ListenOptions| {
                 sockets.adopt_listener(id, BroughtListener::Simulated(listener), options)
             };
-            return engine.context().open_listener(&spoken, config, adopt).is_ok();
+            return engine.context().desk().open_listener(&spoken, config, adopt).is_ok();
         }
         if self.plan.is_mixed() && port == 1 {
             engine.context().listen_with(addr, &spoken, config).is_ok()

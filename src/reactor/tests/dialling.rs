@@ -8,8 +8,9 @@ use super::{
 };
 use crate::{
     CallId, Config, ConnId, Incident, ReactorBuilder, Reconnect,
+    command::Command,
     protocol::{Any, Native, Protocol, Tcpstream},
-    reactor::{commands::Command, net::sim::SimWorld},
+    reactor::net::sim::SimWorld,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -101,7 +102,7 @@ fn id_of_a_call_of_an_earlier_epoch_cancels_nothing() {
 #[test]
 fn cancel_from_a_thread_that_comes_an_epoch_too_late_cancels_nothing() {
     let (mut fleet, conn, old, new, log) = two_epochs();
-    let shared = fleet.nodes[1].engine.state.shared.clone();
+    let shared = fleet.nodes[1].engine.shared.clone();
     shared.post_control(Command::CancelCall { conn, call: old }).unwrap();
     fleet.run_for(SECOND);
     assert_eq!(log.count("call new"), 0);

@@ -82,7 +82,7 @@ impl<H: Handler> Fleet<H> {
     }
 
     pub(super) fn handle(&self, node: usize) -> Handle<H::Protocol> {
-        Handle::new(self.nodes[node].engine.state.shared.clone())
+        Handle::new(self.nodes[node].engine.shared.clone())
     }
 
     /// The node runs no turns for a while, as a process that is suspended.

@@ -12,7 +12,7 @@ use std::{
 use super::fleet::Fleet;
 use crate::{
     CallError, Conn, ConnId, Error, Handle, Handler, Message, ReactorBuilder, SendError,
-    handler::Audience, protocol::Tcpstream, reactor::net::sim::SimWorld,
+    audience::Audience, protocol::Tcpstream, reactor::net::sim::SimWorld,
 };
 
 /// Notes which bodies came, and which connections ended.

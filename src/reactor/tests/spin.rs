@@ -34,7 +34,7 @@ fn loop_learns_whether_looking_brings_the_replies_of_blocked_threads() {
         server.turn(Some(Duration::ZERO)).unwrap();
     }
     let caller = thread::spawn(move || handle.call(conn, "hello", PATIENCE).unwrap());
-    while !client.engine.state.shared.has_blocked() {
+    while !client.engine.shared.has_blocked() {
         thread::yield_now();
     }
     client.turn(Some(Duration::ZERO)).unwrap(); // sends the call

@@ -72,14 +72,14 @@ fn turn_admits_no_second_watermark_of_posts() {
     fleet.run_for(Duration::from_secs(1));
     assert_eq!((first, second.load(Ordering::Relaxed)), (100, 0));
     // Nothing of it is left when all was written.
-    assert_eq!(fleet.nodes[1].engine.state.shared.board.used(conn.slot()), 0);
+    assert_eq!(fleet.nodes[1].engine.shared.board.used(conn.slot()), 0);
 }
 
 #[test]
 fn what_ends_something_is_posted_a_few_times_at_most() {
     let (mut fleet, conn) = pair(Echo, Echo, || builder().mailbox(10, 1000));
     let handle = fleet.handle(1);
-    let waiting = |fleet: &Fleet<Echo>| fleet.nodes[1].engine.state.shared.mailbox.waiting();
+    let waiting = |fleet: &Fleet<Echo>| fleet.nodes[1].engine.shared.mailbox.waiting();
     for _ in 0..1000 {
         handle.drain(conn);
         handle.close(conn);

@@ -39,9 +39,8 @@ use std::{
 use self::{connection::EndId, trace::Op};
 use super::{
     Addrs, BroughtListener, BroughtStream, Event, ListenOptions, Net, StreamOptions, Ticket, Token,
-    Wake,
 };
-use crate::core::moment::Moment;
+use crate::{core::moment::Moment, mailbox::Wake};
 
 pub(crate) use self::{
     connection::Flow,
