@@ -11,9 +11,9 @@ use crate::{
         timer_wheel::TimerWheel,
         write_queue::{self, What},
     },
+    engine::commands::COMMANDS_PER_TURN,
     id::TimerKey,
-    mailbox::{self, Wake},
-    reactor::commands::COMMANDS_PER_TURN,
+    threads::mailbox::{self, Wake},
 };
 
 /// The timers of a reactor, each with a number.

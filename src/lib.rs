@@ -32,36 +32,29 @@
 //! Above, what touches the system: [`Reactor`] and its loop, [`Handle`] and its mailbox. Below,
 //! what only decides: `core`, driven by bytes and the time. `docs/design.md` walks through it.
 
+mod api;
 mod audience;
-mod bell;
 #[cfg(feature = "bench")]
 #[doc(hidden)]
 pub mod bench;
-mod board;
 mod body;
-mod call_cell;
-mod call_refused;
+mod builder;
 mod client;
 mod close_mode;
-mod command;
 mod config;
-mod context;
 mod core;
 mod drop_quietly;
+mod engine;
 mod error;
-mod gate;
-mod handle;
-mod handler;
 mod id;
-mod mailbox;
+mod net;
 pub mod protocol;
 mod reactor;
-mod responder;
 mod server;
 mod stats;
-mod sync;
+mod table;
 mod target;
-mod waiter;
+mod threads;
 mod worker;
 
 /// The programs in the README and in the guides are tested, too.
@@ -73,21 +66,24 @@ struct GuideExamples;
 pub use bytes::Bytes;
 
 pub use crate::{
+    api::{
+        call_refused::CallRefused,
+        context::{Conn, Context},
+        handle::{Handle, PendingCall},
+        handler::{Handler, Message, Reply, Timer},
+        responder::{ReplyError, Responder},
+    },
     audience::{Audience, Candidate},
     body::{Body, Tagged},
-    call_refused::CallRefused,
+    builder::ReactorBuilder,
     client::{Client, ClientBuilder, ClientState},
     config::{Config, Reconnect},
-    context::{Conn, Context},
     error::{
         CallError, CloseReason, CloseReport, ClosedBy, ConfigError, DrainReport, Error, Fate,
         Incident, LimitBy, NetworkError, PeerText, Result, SendError, error_code,
     },
-    handle::{Handle, PendingCall},
-    handler::{Handler, Message, Reply, Timer},
     id::{CallId, ConnId, ListenerId, TimerId},
-    reactor::{Reactor, ReactorBuilder},
-    responder::{ReplyError, Responder},
+    reactor::Reactor,
     server::Server,
     stats::{ConnStats, Stats},
     target::Target,

@@ -1,0 +1,106 @@
+//! The loop: one thread, one poll, every socket. What a turn does, in steps, a file each.
+
+mod accept;
+mod callbacks;
+#[cfg(test)]
+mod check;
+mod closing;
+pub(crate) mod commands;
+mod events;
+mod flush;
+mod opening;
+mod read;
+mod reader;
+mod reap;
+mod stopping;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod turn;
+
+use std::{collections::VecDeque, sync::Arc};
+
+use self::reader::Reader;
+use crate::{
+    CloseReason, Handler,
+    api::{command::Command, handle::Shared, waiter::LoopState},
+    drop_quietly::drop_quietly,
+    net::{Event, Net, sockets::SocketTable},
+    table::stop::StopPhase,
+    threads::mailbox::Post,
+};
+
+/// How far a turn has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Step {
+    Commands,
+    Events,
+    Accept,
+    Arrivals,
+    Read,
+    Timers,
+    Flush,
+    Reap,
+}
+
+/// The reactor on one kind of network.
+pub(crate) struct Engine<H: Handler, N: Net> {
+    pub(crate) handler: H,
+    pub(crate) state: LoopState<H::Protocol>,
+    pub(crate) sockets: SocketTable<N>,
+    /// What handles have of the loop.
+    pub(crate) shared: Arc<Shared<H::Protocol>>,
+    /// The commands of this turn that have not been run.
+    pub(super) posts: VecDeque<Post<Command<H::Protocol>>>,
+    pub(super) reader: Reader,
+    pub(super) events: Vec<Event>,
+    /// The first event that was not looked at.
+    next_event: usize,
+    step: Step,
+    has_started: bool,
+}
+
+impl<H: Handler, N: Net> Engine<H, N> {
+    pub(crate) fn new(
+        handler: H,
+        state: LoopState<H::Protocol>,
+        net: N,
+        shared: Arc<Shared<H::Protocol>>,
+    ) -> Self {
+        Self {
+            handler,
+            state,
+            sockets: SocketTable::new(net),
+            shared,
+            posts: VecDeque::new(),
+            reader: Reader::default(),
+            events: Vec::new(),
+            next_event: 0,
+            step: Step::Commands,
+            has_started: false,
+        }
+    }
+
+    pub(crate) const fn is_stopped(&self) -> bool {
+        matches!(self.state.stop, StopPhase::Stopped)
+    }
+}
+
+/// A loop that ends with work left fails every call, so that nobody waits for ever.
+impl<H: Handler, N: Net> Drop for Engine<H, N> {
+    fn drop(&mut self) {
+        self.refuse_commands();
+        let ids: Vec<_> = self.state.slots.iter().map(|(_, slot)| slot.id).collect();
+        for id in ids {
+            self.state.abort(id, CloseReason::Stopped);
+            self.state.end_calls(id);
+            drop_quietly(|| self.state.discard(id));
+        }
+        self.shared.bell.ring();
+        // Callbacks that would need the handler are dropped: it can't be called any more.
+        while let Some(call) = self.state.ended_calls.pop_front() {
+            drop_quietly(|| drop(call));
+        }
+        self.sockets.close_all();
+    }
+}
