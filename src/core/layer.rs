@@ -336,6 +336,9 @@ impl Layered {
 }
 
 #[cfg(test)]
+pub(crate) mod records;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

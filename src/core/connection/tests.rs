@@ -4,7 +4,7 @@ use std::{io::IoSlice, time::Duration};
 
 use super::*;
 use crate::{
-    core::{spares::Spares, write_queue::What},
+    core::{layer::records::Records, spares::Spares, write_queue::What},
     protocol::{Head, Kind, Native},
 };
 
@@ -23,7 +23,10 @@ struct End {
 
 impl End {
     fn new(role: Role) -> Self {
-        let config = Config::new();
+        Self::with(Config::new(), role)
+    }
+
+    fn with(config: Config, role: Role) -> Self {
         let mut link = Talker::new(Native, role, &config, 7, Moment::START);
         let mut pool = QueuePool::default();
         link.open(&config, &mut pool, Moment::START);
@@ -88,6 +91,23 @@ impl End {
                 let head = Head::new(Kind::Reply, id);
                 self.link.push_answer(None, &head, &body[..], &mut self.pool);
             }
+        }
+    }
+
+    fn write_all(&mut self) -> Vec<u8> {
+        self.write(usize::MAX)
+    }
+
+    /// As [`read`](Self::read), through the layer.
+    fn read_wire(&mut self, mut wire: Vec<u8>) {
+        if !wire.is_empty() {
+            self.link.receive_wire(&mut wire, Moment::START).unwrap();
+        }
+        while self.link.has_plain() {
+            let mut plain = vec![0; 256 * 1024];
+            let count = self.link.read_plain(&mut plain, 1 << 16);
+            plain.truncate(count);
+            self.read(&plain, Moment::START);
         }
     }
 
@@ -209,4 +229,65 @@ fn frame_that_drips_in_is_given_up() {
         }
     };
     assert!(matches!(overdue, Overdue::Close(CloseReason::FrameTimeout(_))), "{overdue:?}");
+}
+
+/// Two ends that speak through records, after the handshake and the greeting.
+fn layered_ends() -> (End, End) {
+    let records = Records { longest: 5000, delays: 0.0, failures: 0.0, is_strict: true, bug: None };
+    let layered = |role| {
+        let mut config = Config::new();
+        config.layer = Some(records.maker());
+        End::with(config, role)
+    };
+    let (mut dialled, mut accepted) = (layered(Role::Dialled), layered(Role::Accepted));
+    for _ in 0..10 {
+        let (wire, back) = (dialled.write_all(), accepted.write_all());
+        accepted.read_wire(wire);
+        dialled.read_wire(back);
+    }
+    assert!(dialled.link.is_greeted() && accepted.link.is_greeted());
+    (dialled, accepted)
+}
+
+/// Nobody knows what a peer makes of a part of a record.
+#[test]
+fn call_whose_record_was_written_in_part_may_be_handled() {
+    let (mut dialled, _) = layered_ends();
+    dialled.call(b"question", "first");
+    assert_eq!(dialled.write(1).len(), 1);
+    dialled.call(b"question", "second");
+    let calls = dialled.link.take_calls();
+    let may_be = |waiter| {
+        let pending = calls.iter().find(|pending| pending.waiter == waiter).unwrap();
+        dialled.link.may_be_handled(pending, false)
+    };
+    assert_eq!((may_be("first"), may_be("second")), (true, false));
+    assert_eq!(dialled.link.unsent().0, 2, "neither was written whole");
+}
+
+#[test]
+fn nothing_is_sealed_after_the_layer_has_given_up() {
+    let (mut dialled, _) = layered_ends();
+    dialled.send(b"news");
+    assert!(dialled.link.has_output());
+    let failed = dialled.link.receive_wire(&mut [99, 0, 0], Moment::START);
+    assert!(matches!(failed, Err(CloseReason::Layer { layer: "records", .. })), "{failed:?}");
+    assert!(!dialled.link.has_output() && !dialled.link.holds_output());
+    assert_eq!(dialled.link.unsent().0, 1);
+}
+
+/// The queue puts a ping before the frames that wait, and a batch of them is sealed already.
+#[test]
+fn ping_that_comes_while_a_batch_is_written_goes_behind_it() {
+    let (mut dialled, mut accepted) = layered_ends();
+    accepted.heard();
+    dialled.send(b"first");
+    dialled.send(b"second");
+    let mut wire = dialled.write(1);
+    let at = Moment::START + 100 * SECOND;
+    dialled.link.handle_unread(Moment::START + 80 * SECOND);
+    dialled.link.handle_timeout(&dialled.config, &mut dialled.pool, at);
+    wire.extend(dialled.write_all());
+    accepted.read_wire(wire);
+    assert_eq!(accepted.heard(), ["message first", "message second", "Ping"]);
 }

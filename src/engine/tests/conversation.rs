@@ -21,13 +21,12 @@ use super::{
     fleet::Fleet,
     ledger::{Ledger, SharedLedger},
     plants::{Plant, Spoken},
-    records::Records,
     talker::{FOREIGN, NEWS, PORTS, PUSH, Parsed, Plan, REQUEST, Talker, body},
     verdicts::{Check, PLANNED, Verdict, Verdicts},
 };
 use crate::{
     Audience, Config, ConnId, PendingCall, ReactorBuilder, Reconnect, SendError, Tagged,
-    core::layer::LayerMaker,
+    core::layer::{LayerMaker, records::Records},
     net::{
         BroughtListener, BroughtStream, ListenOptions, StreamOptions,
         sim::{SimRng, SimStream, SimWorld},

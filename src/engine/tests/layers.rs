@@ -4,11 +4,11 @@ use std::{io::IoSlice, time::Duration};
 
 use super::{
     fleet::Fleet,
-    records::Records,
     script::{Log, SERVER, Script, accepted, call, pair_on},
 };
 use crate::{
     Config, ConnId, ReactorBuilder, Reconnect,
+    core::layer::records::Records,
     net::{
         Net, StreamOptions,
         sim::{SimNet, SimStream, SimWorld},
@@ -74,6 +74,17 @@ impl Siege {
         }
         assert_eq!(siege.log.take(), ["connect 1"]);
         siege
+    }
+
+    /// All that has come.
+    fn read(&mut self) -> Vec<u8> {
+        let mut bytes = vec![0; 1 << 20];
+        let mut len = 0;
+        while let Ok(count @ 1..) = self.net.read(&mut self.stream, &mut bytes[len..]) {
+            len += count;
+        }
+        bytes.truncate(len);
+        bytes
     }
 
     fn write(&mut self, bytes: &[u8]) -> usize {
@@ -241,4 +252,64 @@ fn calls_that_a_layer_did_not_let_out_were_not_sent() {
     let lines = log.lines("call");
     assert!(lines[0].contains("maybe sent"), "{lines:?}");
     assert!(lines[1].contains("not sent"), "{lines:?}");
+}
+
+/// Data that the layer holds back is data that closing writes, as fast as the layer lets it out.
+#[test]
+fn closing_waits_for_what_the_layer_holds_back() {
+    let world = SimWorld::new(1);
+    let ((server, seen), (client, log)) = (Script::noting(), Script::noting());
+    let config = layered(Records { delays: 1.0, longest: 20, ..RECORDS });
+    let (mut fleet, id) = pair_on(&world, &Native, server, client, &config);
+    fleet.run_for(SECOND);
+    for number in 0..100 {
+        fleet.handle(1).send(id, format!("news {number} that takes a few records")).unwrap();
+    }
+    fleet.handle(1).close(id);
+    fleet.run_for(4 * SECOND);
+    assert_eq!(log.lines("disconnect"), ["disconnect closed"]);
+    assert_eq!(seen.count("message news"), 100);
+}
+
+#[test]
+fn peer_that_ended_in_the_layers_way_is_answered_and_then_waited_for() {
+    let mut siege = Siege::up();
+    siege.read();
+    siege.write(&[21, 0, 0]);
+    siege.fleet.run_for(SECOND / 10);
+    assert_eq!(siege.log.take(), ["disconnect closed by the peer"]);
+    assert_eq!(siege.read(), [21, 0, 0], "the layer's own end is said");
+    assert_eq!(siege.fleet.nodes[0].engine.state.slots.len(), 1, "its socket has not ended");
+    siege.net.shutdown(&mut siege.stream).unwrap();
+    siege.fleet.run_for(SECOND / 10);
+    assert!(siege.fleet.nodes[0].engine.state.slots.is_empty());
+}
+
+#[test]
+fn what_the_layer_holds_back_at_the_end_is_handled_before_it() {
+    let world = SimWorld::new(1);
+    let ((server, seen), (client, _)) = (Script::noting(), Script::noting());
+    let config =
+        layered(Records { delays: 1.0, longest: 5000, is_strict: false, bug: None, failures: 0.0 });
+    let (mut fleet, id) = pair_on(&world, &Native, server, client, &config);
+    fleet.run_for(SECOND);
+    fleet.handle(1).send(id, "last").unwrap();
+    fleet.handle(1).close(id);
+    fleet.run_for(SECOND / 2);
+    assert_eq!(seen.count("message last"), 1, "{:?}", seen.take());
+    assert_eq!(seen.count("disconnect closed by the peer"), 1);
+}
+
+#[test]
+fn peer_that_takes_nothing_from_the_layer_is_given_up() {
+    let mut siege = Siege::up();
+    let at_server = accepted(&mut siege.fleet);
+    for _ in 0..40 {
+        siege.fleet.handle(0).send(at_server, vec![b'y'; 20_000]).unwrap();
+    }
+    siege.fleet.run_for(29 * SECOND);
+    assert_eq!(siege.log.count("disconnect"), 0);
+    siege.fleet.run_for(3 * SECOND);
+    let lines = siege.log.lines("disconnect");
+    assert!(lines.len() == 1 && lines[0].contains("took no byte"), "{lines:?}");
 }

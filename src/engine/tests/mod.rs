@@ -19,7 +19,6 @@ mod outages;
 mod panics;
 mod plants;
 mod queues;
-mod records;
 mod rules;
 mod script;
 mod spin;

@@ -1,11 +1,11 @@
 //! Bugs that are planted so that the checks find them: a check that finds nothing has gone blind.
 
 use super::{
-    records::LayerBug,
     talker::{ANSWER, NEWS, PUSH, Parsed, REQUEST},
     verdicts::Check,
 };
 use crate::{
+    core::layer::records::LayerBug,
     protocol::{
         Any, AnyId, Correlation, DecodeError, Decoded, Goaway, Head, HeartbeatBy, Hello, Kind,
         Protocol,

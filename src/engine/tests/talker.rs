@@ -11,13 +11,13 @@ use std::{
 use super::{
     ledger::{NodeNumber, SharedLedger},
     plants::{Plant, Spoken},
-    records::Records,
     verdicts::{Check, PLANNED, Verdicts},
 };
 use crate::{
     Audience, CallError, CallId, CloseReason, CloseReport, Conn, ConnId, Context, Handler,
     Incident, Message, Reply, Responder,
     api::handler::Timer,
+    core::layer::records::Records,
     net::sim::{ConnectionId, Flow, SimRng, SimWorld},
     protocol::{Any, AnyId, Kind},
 };

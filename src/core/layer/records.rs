@@ -14,22 +14,22 @@ use crate::{
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Records {
+pub(crate) struct Records {
     /// The longest record, in bytes of frames.
-    pub(super) longest: usize,
+    pub(crate) longest: usize,
     /// How often bytes are held back, or a record of the layer's own is sent.
-    pub(super) delays: f64,
+    pub(crate) delays: f64,
     /// How often a record ends the connection.
-    pub(super) failures: f64,
+    pub(crate) failures: f64,
     /// An end without the layer's own is a failure.
-    pub(super) is_strict: bool,
+    pub(crate) is_strict: bool,
     /// What is planted in it.
-    pub(super) bug: Option<LayerBug>,
+    pub(crate) bug: Option<LayerBug>,
 }
 
 /// A bug in the layer, which the conversations must find.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum LayerBug {
+pub(crate) enum LayerBug {
     /// The last record of a batch is said to carry all of it, so frames count as written too late.
     CountsLate,
     /// A record is thrown away.
@@ -39,7 +39,7 @@ pub(super) enum LayerBug {
 }
 
 impl Records {
-    pub(super) fn draw(rng: &mut SimRng) -> Self {
+    pub(crate) fn draw(rng: &mut SimRng) -> Self {
         Self {
             longest: [1, 7, 100, 5000][rng.below(4)],
             delays: if rng.chance(0.5) { 0.2 } else { 0.0 },
@@ -49,7 +49,7 @@ impl Records {
         }
     }
 
-    pub(super) fn maker(self) -> LayerMaker {
+    pub(crate) fn maker(self) -> LayerMaker {
         LayerMaker::new(self)
     }
 }
