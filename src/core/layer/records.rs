@@ -103,6 +103,12 @@ struct RecordLayer {
     is_ended: bool,
 }
 
+/// A record of these bytes of frames.
+pub(crate) fn data_record(plain: &[u8]) -> Vec<u8> {
+    let len = u16::try_from(plain.len()).expect("records are short");
+    [DATA].into_iter().chain(len.to_be_bytes()).chain(plain.iter().map(|byte| byte ^ KEY)).collect()
+}
+
 fn push(out: &mut Wire, kind: u8, plain: usize, bytes: impl ExactSizeIterator<Item = u8>) {
     out.push(plain, |wire| {
         let len = u16::try_from(bytes.len()).expect("records are short");

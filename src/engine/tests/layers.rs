@@ -8,12 +8,12 @@ use super::{
 };
 use crate::{
     Config, ConnId, ReactorBuilder, Reconnect,
-    core::layer::records::Records,
+    core::layer::records::{Records, data_record},
     net::{
         Net, StreamOptions,
         sim::{SimNet, SimStream, SimWorld},
     },
-    protocol::{Native, Tcpstream},
+    protocol::{Head, Kind, Native, Protocol, Tcpstream},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -45,10 +45,14 @@ struct Siege {
 
 impl Siege {
     fn new() -> Self {
+        Self::behind(RECORDS)
+    }
+
+    fn behind(records: Records) -> Self {
         let world = SimWorld::new(1);
         let mut fleet = Fleet::new(world.clone());
         let (server, log) = Script::noting();
-        let builder = ReactorBuilder::new(Tcpstream).config(layered(RECORDS)).seed(1);
+        let builder = ReactorBuilder::new(Tcpstream).config(layered(records)).seed(1);
         fleet.add(1, builder, server);
         fleet.nodes[0].engine.context().listen(SERVER).unwrap();
         let net = world.host([10, 0, 0, 9]);
@@ -67,7 +71,11 @@ impl Siege {
 
     /// As [`new`](Self::new), after the handshake.
     fn up() -> Self {
-        let mut siege = Self::new();
+        Self::up_behind(RECORDS)
+    }
+
+    fn up_behind(records: Records) -> Self {
+        let mut siege = Self::behind(records);
         for _ in 0..2 {
             siege.write(&[20, 0, 0]);
             siege.fleet.run_for(SECOND / 10);
@@ -287,17 +295,15 @@ fn peer_that_ended_in_the_layers_way_is_answered_and_then_waited_for() {
 
 #[test]
 fn what_the_layer_holds_back_at_the_end_is_handled_before_it() {
-    let world = SimWorld::new(1);
-    let ((server, seen), (client, _)) = (Script::noting(), Script::noting());
-    let config =
-        layered(Records { delays: 1.0, longest: 5000, is_strict: false, bug: None, failures: 0.0 });
-    let (mut fleet, id) = pair_on(&world, &Native, server, client, &config);
-    fleet.run_for(SECOND);
-    fleet.handle(1).send(id, "last").unwrap();
-    fleet.handle(1).close(id);
-    fleet.run_for(SECOND / 2);
-    assert_eq!(seen.count("message last"), 1, "{:?}", seen.take());
-    assert_eq!(seen.count("disconnect closed by the peer"), 1);
+    let mut siege = Siege::up_behind(Records { delays: 1.0, is_strict: false, ..RECORDS });
+    let mut frame = Vec::new();
+    let id = Tcpstream.push_id(1, 0);
+    Tcpstream.encode(&Head::new(Kind::Plain, id), b"last", &mut frame);
+    let record = data_record(&frame);
+    siege.write(&record);
+    siege.net.shutdown(&mut siege.stream).unwrap();
+    siege.fleet.run_for(SECOND);
+    assert_eq!(siege.log.take(), ["message last", "disconnect closed by the peer"]);
 }
 
 #[test]
