@@ -16,12 +16,19 @@
 //! what was not sent can be handed back without parsing it. A format that transforms bodies has the
 //! original kept beside the frame.
 
-use std::{borrow::Cow, collections::VecDeque, io::IoSlice, iter, mem};
+mod frame;
+mod pool;
+mod unsent;
+mod written;
+
+use std::{collections::VecDeque, mem};
 
 use bytes::Bytes;
 
+use self::frame::{Frame, Frames};
+pub(crate) use self::{frame::What, pool::QueuePool, written::Written};
 use super::{moment::Moment, spares::Spares};
-use crate::{Tagged, body::Body};
+use crate::body::Body;
 
 /// Bodies from this size on are referred to, not copied. Below it a copy is cheaper than one more
 /// slice of a vectored write and one more count of references.
@@ -90,80 +97,6 @@ enum Chunk {
     Shared(Bytes),
 }
 
-/// Frames that are alike, in a row, as an echo and a broadcast have them.
-#[derive(Clone, Copy, Debug, Default)]
-struct Frames {
-    alike: Frame,
-    count: usize,
-}
-
-/// What the queue knows of a frame.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Frame {
-    len: usize,
-    /// The tag of a push, and where its body starts, which goes on to the end; else 0.
-    tag: u32,
-    body_at: u32,
-    what: What,
-    /// The body is not in the frame, but the next of `originals`.
-    has_original: bool,
-}
-
-impl Frame {
-    #[inline]
-    fn new(len: usize, what: What, tag: u32, body_len: usize) -> Self {
-        debug_assert!(body_len <= len || !what.is_push(), "a frame contains its body");
-        let has_original = false;
-        if what.is_push() {
-            #[expect(clippy::cast_possible_truncation, reason = "no header is as long as 4 GiB")]
-            let body_at = len.wrapping_sub(body_len) as u32;
-            Self { len, tag, body_at, what, has_original }
-        } else {
-            // Frames that are not handed back are alike whatever their tags.
-            Self { len, tag: 0, body_at: 0, what, has_original }
-        }
-    }
-
-    /// What it is charged, an original aside.
-    const fn cost(&self) -> usize {
-        self.len + FRAME_OVERHEAD
-    }
-
-    /// Whether the two are one run. What is no push has no more to compare.
-    #[inline]
-    fn is_like(&self, other: &Self) -> bool {
-        self.len == other.len && self.what == other.what && (!self.what.is_push() || self == other)
-    }
-}
-
-/// What a queued frame is to the application.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum What {
-    /// No message of its own.
-    #[default]
-    Control,
-    /// A message that nobody answers.
-    Push {
-        /// A message of the peer's made the application send it.
-        is_caused: bool,
-    },
-    /// The request of a call.
-    Request,
-    /// The answer to a request of the peer's.
-    Answer,
-}
-
-impl What {
-    const fn is_caused(self) -> bool {
-        matches!(self, Self::Answer | Self::Push { is_caused: true })
-    }
-
-    /// Whether it is handed back if it was not sent.
-    pub(crate) const fn is_push(self) -> bool {
-        matches!(self, Self::Push { .. })
-    }
-}
-
 /// Takes back what an encoder wrote, if that panics: half a frame must never be sent.
 ///
 /// An encoder that takes away what was there before panics, too. What is lost can't be brought back; its
@@ -188,15 +121,6 @@ impl<const IS_URGENT: bool> Drop for Undo<'_, IS_URGENT> {
         self.buffer().resize(before, 0);
         self.queue.is_torn |= is_torn;
     }
-}
-
-/// What [`WriteQueue::advance`] finished.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Written {
-    /// Messages whose last byte was written.
-    pub(crate) messages: u64,
-    /// Bytes of frames in the queue's order, without the control frames that overtook.
-    pub(crate) bytes: usize,
 }
 
 /// A chunk, or the tail.
@@ -389,6 +313,11 @@ impl WriteQueue {
         }
     }
 
+    /// Appends control frames that overtake what is queued.
+    pub(crate) fn push_urgent(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
+        self.cost += self.append::<true>(encode);
+    }
+
     /// The frames at the front, if there are any.
     fn front_frames(&mut self) -> Option<&mut Frames> {
         match self.frames.front_mut() {
@@ -406,172 +335,6 @@ impl WriteQueue {
     fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
         let tail = Some(Piece::Small(&self.tail)).filter(|_| !self.tail.is_empty());
         self.chunks.iter().map(Chunk::as_piece).chain(tail)
-    }
-
-    /// Appends control frames that overtake what is queued.
-    pub(crate) fn push_urgent(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
-        self.cost += self.append::<true>(encode);
-    }
-
-    /// Fills `slices` with what is to be written next, and says with how many.
-    pub(crate) fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        let urgent = &self.urgent[self.urgent_offset..];
-        let mut sink = Sink { slices, count: 0 };
-        // Bytes until the control frames may go between.
-        let mut until_border =
-            if self.front_written > 0 { self.front_len() - self.front_written } else { 0 };
-        let mut is_urgent_done = urgent.is_empty();
-        if !is_urgent_done && until_border == 0 {
-            sink.push(urgent);
-            is_urgent_done = true;
-        }
-        let mut skip = self.front_offset;
-        for piece in self.pieces() {
-            let mut rest = &piece.as_slice()[skip..];
-            skip = 0;
-            if !is_urgent_done && until_border <= rest.len() {
-                let (inside, behind) = rest.split_at(until_border);
-                sink.push(inside);
-                sink.push(urgent);
-                is_urgent_done = true;
-                rest = behind;
-            } else {
-                until_border = until_border.saturating_sub(rest.len());
-            }
-            sink.push(rest);
-            if sink.is_full() {
-                break;
-            }
-        }
-        sink.count
-    }
-
-    /// All that is to be written, where that is small frames and nothing else.
-    #[inline]
-    pub(crate) fn single(&self) -> Option<&[u8]> {
-        let is_single = self.chunks.is_empty() && self.urgent.is_empty();
-        is_single.then(|| &self.tail[self.front_offset..])
-    }
-
-    /// The next `count` bytes of what [`slices`](Self::slices) showed were written.
-    pub(crate) fn advance(&mut self, mut count: usize, spares: &mut Spares) -> Written {
-        if count == self.bytes && !self.has_urgent() {
-            let written = Written { messages: self.messages(), bytes: count };
-            self.recycle_all(spares);
-            self.empty();
-            return written;
-        }
-        let mut written = Written::default();
-        if self.has_urgent() && self.front_written > 0 {
-            let until_border = self.front_len() - self.front_written;
-            let inside = count.min(until_border);
-            self.advance_frames(inside, &mut written, spares);
-            count -= inside;
-        }
-        if self.has_urgent() {
-            let urgent = count.min(self.urgent.len() - self.urgent_offset);
-            self.urgent_offset += urgent;
-            self.cost -= urgent;
-            count -= urgent;
-            if self.urgent_offset == self.urgent.len() {
-                self.urgent.clear();
-                self.urgent_offset = 0;
-            }
-        }
-        self.advance_frames(count, &mut written, spares);
-        written
-    }
-
-    /// The first `count` chunks were written.
-    fn recycle(&mut self, count: usize, spares: &mut Spares) {
-        for chunk in self.chunks.drain(..count) {
-            match chunk {
-                Chunk::Small(buffer) => spares.give_chunk(buffer),
-                Chunk::Shared(bytes) => spares.give(bytes),
-            }
-        }
-    }
-
-    /// All was written.
-    fn recycle_all(&mut self, spares: &mut Spares) {
-        if !self.chunks.is_empty() {
-            self.recycle(self.chunks.len(), spares);
-        }
-        if self.tail.capacity() > SPARE_BYTES {
-            spares.give_chunk(mem::take(&mut self.tail));
-        }
-    }
-
-    fn advance_frames(&mut self, count: usize, written: &mut Written, spares: &mut Spares) {
-        debug_assert!(count <= self.bytes);
-        self.bytes -= count;
-        self.cost -= count;
-        written.bytes += count;
-        self.front_written += count;
-        let mut front_written = self.front_written;
-        while let Some(frames) = self.front_frames()
-            && front_written >= frames.alike.len
-        {
-            let done = front_written.checked_div(frames.alike.len).unwrap_or(frames.count);
-            let done = done.min(frames.count);
-            frames.count -= done;
-            let Frames { alike, count } = *frames;
-            front_written -= done * alike.len;
-            if alike.what != What::Control {
-                written.messages += done as u64;
-            }
-            if alike.what.is_caused() {
-                self.caused -= done * alike.cost();
-            }
-            if alike.has_original {
-                self.drop_originals(done, alike.what);
-            }
-            self.front_head.clear();
-            self.cost -= done * FRAME_OVERHEAD;
-            if count == 0 {
-                // Of `run`, if there are no others, which then stays as it is, without frames.
-                self.frames.pop_front();
-            }
-        }
-        self.front_written = front_written;
-        self.front_offset += count;
-        if self.bytes == 0 {
-            self.recycle_all(spares);
-            self.empty();
-            return;
-        }
-        while let Some(chunk) = self.chunks.front().map(|chunk| chunk.as_piece().as_slice())
-            && self.front_offset >= chunk.len()
-        {
-            self.front_offset -= chunk.len();
-            // The frame at the front may have begun in this chunk.
-            let begun = self.front_written.saturating_sub(self.front_offset);
-            if begun > self.front_head.len() {
-                let tail = chunk.len() - (begun - self.front_head.len());
-                self.front_head.extend_from_slice(&chunk[tail..]);
-            }
-            self.recycle(1, spares);
-        }
-    }
-
-    /// The first so many frames whose bodies are kept beside them were written.
-    fn drop_originals(&mut self, count: usize, what: What) {
-        for original in self.originals.drain(..count) {
-            self.cost -= original.len();
-            if what.is_caused() {
-                self.caused -= original.len();
-            }
-        }
-    }
-
-    /// All was written: keeps the buffer for the next time.
-    fn drop_chunks(&mut self) {
-        self.front_offset = 0;
-        self.chunks.clear();
-        self.tail.clear();
-        if self.tail.capacity() > SPARE_BYTES {
-            self.tail = Vec::new();
-        }
     }
 
     /// Forgets what is left to write.
@@ -677,67 +440,6 @@ impl WriteQueue {
         self.frames.iter().chain([&self.run])
     }
 
-    /// Takes the messages that nobody answers and that were not written whole, oldest first, with
-    /// their tags; none of a queue that is torn. Nothing of what is queued will be written.
-    pub(crate) fn take_unsent(&mut self) -> Vec<Tagged<Bytes>> {
-        let unsent = if self.is_torn { Vec::new() } else { self.unsent() };
-        self.forget();
-        unsent
-    }
-
-    fn unsent(&self) -> Vec<Tagged<Bytes>> {
-        let mut unsent = Vec::new();
-        let mut originals = self.originals.iter();
-        self.for_each_frame(|frame, bytes| {
-            let body = if frame.has_original {
-                originals.next().cloned()
-            } else {
-                frame.what.is_push().then(|| bytes.to_body(frame.body_at as usize))
-            };
-            unsent.extend(body.map(|body| Tagged(frame.tag, body)));
-        });
-        unsent
-    }
-
-    /// Shows the frames that were not written whole.
-    fn for_each_frame(&self, mut show: impl FnMut(&Frame, FrameBytes<'_>)) {
-        let mut kept = &self.front_head[..];
-        let mut offset = self.front_offset - (self.front_written - kept.len());
-        let mut pieces = self.pieces().peekable();
-        for frame in self.all_frames().flat_map(|run| iter::repeat_n(&run.alike, run.count)) {
-            let mut left = frame.len - kept.len();
-            let mut copied = Cow::Borrowed(mem::take(&mut kept));
-            let mut shared = None;
-            while left > 0
-                && let Some(&piece) = pieces.peek()
-            {
-                let part = match piece {
-                    Piece::Small(bytes) => {
-                        let part = left.min(bytes.len() - offset);
-                        let bytes = &bytes[offset..offset + part];
-                        if copied.is_empty() {
-                            copied = Cow::Borrowed(bytes);
-                        } else {
-                            copied.to_mut().extend_from_slice(bytes);
-                        }
-                        part
-                    }
-                    Piece::Shared(bytes) => {
-                        shared = Some(bytes);
-                        bytes.len()
-                    }
-                };
-                left -= part;
-                offset += part;
-                if offset >= piece.as_slice().len() {
-                    offset = 0;
-                    pieces.next();
-                }
-            }
-            show(frame, FrameBytes { copied, shared });
-        }
-    }
-
     /// Checks the invariants.
     #[cfg(test)]
     pub(crate) fn check(&self) {
@@ -764,25 +466,6 @@ impl WriteQueue {
     }
 }
 
-/// The bytes of a frame.
-#[derive(Debug)]
-struct FrameBytes<'a> {
-    /// Those that were encoded into the buffer.
-    copied: Cow<'a, [u8]>,
-    /// Those behind them that are referred to.
-    shared: Option<&'a Bytes>,
-}
-
-impl FrameBytes<'_> {
-    /// The body, which starts there; what was referred to still is.
-    fn to_body(&self, at: usize) -> Bytes {
-        match self.shared {
-            Some(shared) => shared.slice(at.saturating_sub(self.copied.len()).min(shared.len())..),
-            None => Bytes::copy_from_slice(&self.copied[at.min(self.copied.len())..]),
-        }
-    }
-}
-
 fn trim_buffer(buffer: &mut Vec<u8>, most: usize) {
     if buffer.capacity() > most {
         *buffer = Vec::new();
@@ -792,62 +475,6 @@ fn trim_buffer(buffer: &mut Vec<u8>, most: usize) {
 fn trim_list<T>(list: &mut VecDeque<T>, most: usize) {
     if list.capacity() > most {
         *list = VecDeque::new();
-    }
-}
-
-/// Takes slices until there is no room for more.
-struct Sink<'s, 'a> {
-    slices: &'s mut [IoSlice<'a>],
-    count: usize,
-}
-
-impl<'a> Sink<'_, 'a> {
-    fn push(&mut self, slice: &'a [u8]) {
-        if !slice.is_empty()
-            && let Some(place) = self.slices.get_mut(self.count)
-        {
-            *place = IoSlice::new(slice);
-            self.count += 1;
-        }
-    }
-
-    const fn is_full(&self) -> bool {
-        self.count == self.slices.len()
-    }
-}
-
-/// Empty queues with their buffers, for the connections that have something to write next.
-#[derive(Debug, Default)]
-pub(crate) struct QueuePool {
-    #[expect(clippy::vec_box, reason = "a connection holds its queue by pointer, to be small")]
-    free: Vec<Box<WriteQueue>>,
-    /// Bytes of memory that `free` holds.
-    bytes: usize,
-    /// Buffers of large frames, which the bodies that are referred to may have been the last to hold.
-    pub(crate) spares: Spares,
-}
-
-impl QueuePool {
-    /// What the queues that are kept may come to together, in bytes.
-    const MOST_BYTES: usize = 8 * 1024 * 1024;
-
-    pub(crate) fn take(&mut self) -> Box<WriteQueue> {
-        let Some(queue) = self.free.pop() else { return Box::default() };
-        self.bytes -= queue.memory();
-        queue
-    }
-
-    pub(crate) fn give(&mut self, mut queue: Box<WriteQueue>) {
-        // Frames without bytes are charged, although there is nothing to write of them.
-        if queue.cost() > 0 {
-            queue.forget();
-        }
-        queue.trim();
-        let bytes = queue.memory();
-        if self.bytes + bytes <= Self::MOST_BYTES {
-            self.bytes += bytes;
-            self.free.push(queue);
-        }
     }
 }
 

@@ -1,10 +1,14 @@
 //! Single rules by example, then all of them at once against a plain list.
 
-use std::panic::{self, AssertUnwindSafe};
+use std::{
+    io::IoSlice,
+    panic::{self, AssertUnwindSafe},
+};
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::Tagged;
 
 const PUSH: What = What::Push { is_caused: true };
 
@@ -443,31 +447,6 @@ fn queue_that_had_much_gives_all_of_it_back() {
     assert!(queue.tail.capacity() <= SPARE_BYTES);
     assert!(queue.urgent.capacity() <= SPARE_URGENT);
     assert!(queue.front_head.capacity() <= SPARE_URGENT);
-}
-
-#[test]
-fn pool_holds_8_mib_at_most() {
-    let mut pool = QueuePool::default();
-    let queues: Vec<_> = (0..1000)
-        .map(|number| {
-            let mut queue = pool.take();
-            let len = if number % 3 == 0 { 100 } else { SPARE_BYTES };
-            push(&mut queue, &vec![0; len]);
-            queue.push_urgent(|out| out.resize(SPARE_URGENT, 0));
-            queue
-        })
-        .collect();
-    for queue in queues {
-        pool.give(queue);
-    }
-    let held = |pool: &QueuePool| pool.free.iter().map(|queue| queue.memory()).sum::<usize>();
-    assert_eq!(held(&pool), pool.bytes);
-    let most = QueuePool::MOST_BYTES;
-    assert!((most - 2 * SPARE_BYTES..=most).contains(&pool.bytes), "{}", pool.bytes);
-    while pool.bytes > 0 {
-        pool.take();
-        assert_eq!(held(&pool), pool.bytes);
-    }
 }
 
 #[test]
