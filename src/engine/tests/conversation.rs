@@ -33,7 +33,7 @@ use crate::{
         sockets::Sockets,
     },
     protocol::{Any, Protocol as _},
-    table::{planted::Planted, stop::StopPhase},
+    table::{planted::Planted, stopping::StopPhase},
 };
 
 fn config(rng: &mut SimRng, layer: Option<&LayerMaker>) -> Config {
@@ -227,7 +227,7 @@ impl Outside {
     }
 
     fn is_running(&mut self, node: usize) -> bool {
-        let is_running = self.fleet.nodes[node].engine.state.stop == StopPhase::Running;
+        let is_running = self.fleet.nodes[node].engine.state.stopping.phase() == StopPhase::Running;
         let is_planted = self.plan.plant == Some(Plant::TakesRunningForStopping);
         is_running && !(is_planted && self.rng.chance(0.3))
     }
