@@ -20,8 +20,8 @@ use std::{borrow::Cow, collections::VecDeque, io::IoSlice, iter, mem};
 
 use bytes::Bytes;
 
-use super::{moment::Moment, spares::Spares};
-use crate::{Tagged, body::Body};
+use super::spares::Spares;
+use crate::{Tagged, body::Body, moment::Moment};
 
 /// Bodies from this size on are referred to, not copied. Below it a copy is cheaper than one more
 /// slice of a vectored write and one more count of references.

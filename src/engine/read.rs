@@ -11,11 +11,11 @@ use crate::{
     },
     core::{
         connection::{Incoming, Input, Received, RemoteError, Route},
-        layer::WIRE_CHUNK,
-        moment::Moment,
+        layered::WIRE_CHUNK,
         read_buffer::READ_CHUNK,
     },
     error::{CallError, NetworkError, error_code},
+    moment::Moment,
     net::{Net, SHORT_READ_DRAINS},
     protocol::{DecodeError, Head, Kind, Protocol},
     table::{

@@ -10,12 +10,8 @@ use std::{
 
 use super::{Engine, Step};
 use crate::{
-    CloseReason, Error, Handler,
-    core::{moment::Moment, spin::Found},
-    drop_quietly::drop_quietly,
-    error::error_code,
-    net::Net,
-    table::slot::Phase,
+    CloseReason, Error, Handler, core::spin::Found, drop_quietly::drop_quietly, error::error_code,
+    moment::Moment, net::Net, table::slot::Phase,
 };
 
 impl<H: Handler, N: Net> Engine<H, N> {

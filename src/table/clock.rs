@@ -3,9 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::{
-    CallId, ConnId, ListenerId,
-    core::{moment::Moment, timer_wheel::TimerWheel},
-    id::TimerKey,
+    CallId, ConnId, ListenerId, core::timer_wheel::TimerWheel, id::TimerKey, moment::Moment,
 };
 
 /// What a timer is for.

@@ -22,13 +22,12 @@ use super::{
 use crate::{
     ConnId, Error,
     config::Config,
-    core::{
-        connection::{Connection, Role},
-        moment::Moment,
-    },
+    core::connection::Connection,
     error::{CloseReason, NetworkError},
+    moment::Moment,
     net::{Addrs, StreamOptions, Ticket},
     protocol::Protocol,
+    role::Role,
     target::{Host, Target},
 };
 

@@ -3,9 +3,10 @@
 use std::{io, net::SocketAddr, time::Duration};
 
 use crate::{
-    core::{backoff::Backoff, moment::Moment, offline::OfflineQueue},
+    core::{backoff::Backoff, offline::OfflineQueue},
     error::{CloseReason, NetworkError},
     id::TimerKey,
+    moment::Moment,
     target::Target,
 };
 

@@ -13,9 +13,9 @@ use super::{
 use crate::{
     ConnId, Error, ListenerId,
     config::Config,
-    core::connection::Role,
     net::{BroughtStream, ListenOptions, sockets::Sockets},
     protocol::Protocol,
+    role::Role,
 };
 
 impl<P: Protocol, W: AwaitsEnd> Desk<'_, P, W> {

@@ -13,14 +13,12 @@ use std::{
 use super::{dialled::Dial, profile::Profile, work::Work};
 use crate::{
     ConnId, ListenerId,
-    core::{
-        connection::{Connection, Role},
-        moment::Moment,
-        write_queue::FRAME_OVERHEAD,
-    },
+    core::{connection::Connection, write_queue::FRAME_OVERHEAD},
     error::CloseReason,
     id::TimerKey,
+    moment::Moment,
     protocol::Protocol,
+    role::Role,
     threads::board::{Board, LinkState, Published},
 };
 

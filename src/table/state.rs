@@ -24,13 +24,13 @@ use super::{
 use crate::{
     Bytes, Config, ConnId, Error, Tagged,
     core::{
-        connection::Role,
         rng::Rng,
         write_queue::{FRAME_OVERHEAD, QueuePool},
     },
     error::{CloseReason, SendError, panic_text},
     id::TimerKey,
     protocol::Protocol,
+    role::Role,
     stats::Stats,
     threads::board::{Board, Published},
 };

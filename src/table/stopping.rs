@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::{CloseReport, DrainReport, ListenerId, core::moment::Moment, id::TimerKey};
+use crate::{CloseReport, DrainReport, ListenerId, id::TimerKey, moment::Moment};
 
 /// What stops, and what that has come to so far.
 #[derive(Debug)]

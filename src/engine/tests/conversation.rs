@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     Audience, Config, ConnId, PendingCall, ReactorBuilder, Reconnect, SendError, Tagged,
-    core::layer::{LayerMaker, records::Records},
+    layer::{LayerMaker, records::Records},
     net::{
         BroughtListener, BroughtStream, ListenOptions, StreamOptions,
         sim::{SimRng, SimStream, SimWorld},

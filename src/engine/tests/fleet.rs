@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::verdicts::{Check, Verdicts};
 use crate::{
     Handle, Handler, ReactorBuilder,
-    core::moment::Moment,
     engine::Engine,
+    moment::Moment,
     net::sim::{HostId, SimNet, SimWorld},
 };
 

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Config, ConnId, ReactorBuilder, Reconnect,
-    core::layer::records::Records,
+    layer::records::Records,
     net::{
         Net, StreamOptions,
         sim::{SimNet, SimStream, SimWorld},
