@@ -6,13 +6,13 @@ use bytes::Bytes;
 
 use crate::{
     core::{
-        moment::Moment,
         spares::Spares,
         timer_wheel::TimerWheel,
         write_queue::{self, What},
     },
     engine::commands::COMMANDS_PER_TURN,
     id::TimerKey,
+    moment::Moment,
     threads::mailbox::{self, Wake},
 };
 

@@ -2,19 +2,20 @@
 
 use std::{any::TypeId, sync::Arc, time::Duration};
 
-use slab::Slab;
-
 use crate::{
-    Config, ConfigError, DrainReport, Error, Handler, Stats,
+    Config, ConfigError, Error, Handler, Stats,
     api::handle::Shared,
     config::at_most,
-    core::{rng::Rng, spin::Spin, timer_wheel::TimerWheel, write_queue::QueuePool},
+    core::{rng::Rng, spin::Spin, write_queue::QueuePool},
     engine::Engine,
     id::MAX_SLOTS,
     net::Net,
     protocol::Protocol,
-    table::fanout::Fanouts,
-    table::{profile::Profiles, state::State, stop::StopPhase},
+    table::{
+        awaiters::Awaiters, broadcasts::Fanouts, clock::Clock, listeners::Listeners,
+        losses::Losses, profile::Profiles, serving::Serving, slots::Slots, state::State,
+        stopping::Stopping, work::Work,
+    },
     threads::number::ReactorNumber,
 };
 
@@ -174,53 +175,32 @@ impl<P: Protocol> ReactorBuilder<P> {
         let number = ReactorNumber::take();
         #[cfg(test)]
         let number = self.number.map_or_else(ReactorNumber::take, ReactorNumber::fixed);
-        let shared = Shared::new(number, net.waker(), self.mailbox_commands, self.mailbox_bytes);
-        let shared = Arc::new(shared);
+        let shared = Arc::new(Shared::new(
+            number,
+            net.waker(),
+            self.mailbox_commands,
+            self.mailbox_bytes,
+            TypeId::of::<H>(),
+        ));
         let state = State {
-            slots: Slab::new(),
-            wheel: TimerWheel::new(),
-            pool: QueuePool::default(),
+            slots: Slots::default(),
             board: shared.board.clone(),
-            dirty: std::collections::VecDeque::new(),
-            ready: std::collections::VecDeque::new(),
-            arrivals: std::collections::VecDeque::new(),
-            ended: std::collections::VecDeque::new(),
-            ended_calls: std::collections::VecDeque::new(),
-            awaited: Vec::new(),
-            undelivered: Vec::new(),
-            handed_back: Vec::new(),
-            drains: Vec::new(),
-            sweeps: std::collections::VecDeque::new(),
-            stop_report: DrainReport::default(),
+            clock: Clock::new(net.origin(), now),
+            work: Work::default(),
+            serving: Serving::default(),
             fanouts: Fanouts::default(),
-            groups: std::collections::HashMap::new(),
-            listeners: Vec::new(),
-            next_listener: 0,
-            per_peer: std::collections::HashMap::new(),
+            listeners: Listeners::new(self.max_connections.unwrap_or(of_system).min(of_system)),
+            awaiters: Awaiters::default(),
+            losses: Losses::default(),
+            stopping: Stopping::new(self.stop_timeout),
             profiles: Profiles::new(self.protocol, self.config),
+            pool: QueuePool::default(),
             stats: Stats::default(),
             rng: Rng::new(seed),
-            serving: None,
-            charged: None,
-            handling: None,
-            answering: None,
-            origin: net.origin(),
-            now,
-            stop: StopPhase::Running,
-            stop_alarm: None,
-            stop_timeout: self.stop_timeout,
-            spin: Spin::new(self.busy_poll),
-            max_connections: self.max_connections.unwrap_or(of_system).min(of_system),
-            max_slots: MAX_SLOTS,
-            handler_type: handler_type::<H>(),
             first_call: self.first_call,
         };
-        Ok(Engine::new(handler, state, net, shared))
+        Ok(Engine::new(handler, state, net, shared, Spin::new(self.busy_poll)))
     }
-}
-
-fn handler_type<H: Handler>() -> TypeId {
-    TypeId::of::<H>()
 }
 
 #[cfg(test)]

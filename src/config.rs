@@ -11,8 +11,8 @@ pub(crate) use reconnect::Delay;
 pub use reconnect::Reconnect;
 
 use crate::{
-    core::layer::LayerMaker,
     error::ConfigError,
+    layer::LayerMaker,
     protocol::{HeartbeatBy, Protocol},
 };
 

@@ -198,7 +198,7 @@ impl<H: Handler> Reactor<H> {
     /// When the next turn has something to do without an event on the poll descriptor; an instant
     /// that is past if it has work left over, `None` if it has nothing to wait for.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.engine.next_deadline()?.to_instant(self.engine.state.origin)
+        self.engine.state.clock.instant(self.engine.next_deadline()?)
     }
 
     /// What was counted so far.
@@ -208,7 +208,7 @@ impl<H: Handler> Reactor<H> {
 
     /// What stopping came to; nothing yet while the reactor runs.
     pub const fn stop_report(&self) -> DrainReport {
-        self.engine.state.stop_report
+        self.engine.state.stopping.report()
     }
 
     /// The protocol and settings of what is given none of its own.

@@ -23,9 +23,9 @@ use crate::{
     net::{BroughtListener, BroughtStream, ListenOptions, sockets::Sockets},
     protocol::{Head, Kind, Protocol},
     table::{
+        clock::Alarm,
         desk::Desk,
         slot::{Phase, Slot},
-        state::Alarm,
     },
 };
 
@@ -53,7 +53,7 @@ impl<P: Protocol> Context<'_, P> {
 
     /// The connections that are up, by slot.
     pub fn connections(&self) -> impl Iterator<Item = ConnId> {
-        self.state.slots.iter().filter(|(_, slot)| slot.is_up()).map(|(_, slot)| slot.id)
+        self.state.slots.iter().filter(|slot| slot.is_up()).map(|slot| slot.id)
     }
 
     /// Sends a body to an audience: encoded once for each protocol, and fanned out over turns.
@@ -113,7 +113,7 @@ impl<P: Protocol> Context<'_, P> {
         if !self.state.is_running() {
             return Err(Error::Stopped);
         }
-        self.state.find_slot()?;
+        self.state.slots.check_room()?;
         self.desk().dial(target, protocol, config)
     }
 
@@ -220,7 +220,7 @@ impl<P: Protocol> Context<'_, P> {
     pub fn drain_listener(&mut self, id: ListenerId) -> bool {
         let connections = self.desk().drop_listener(id);
         if let Some(connections) = connections {
-            self.desk().begin_drain(id, connections);
+            self.state.stopping.begin_drain(id, connections);
         }
         connections.is_some()
     }
@@ -228,17 +228,17 @@ impl<P: Protocol> Context<'_, P> {
     /// Takes back the messages of which [`Incident::Undelivered`](crate::Incident::Undelivered) tells,
     /// in order. Only in [`on_error`](Handler::on_error), and once; else there are none.
     pub fn take_undelivered(&mut self) -> Vec<Tagged<Bytes>> {
-        std::mem::take(&mut self.state.handed_back)
+        self.state.losses.take_back()
     }
 
     /// What stopping has come to so far; all of it in [`on_stop`](Handler::on_stop).
     pub const fn stop_report(&self) -> DrainReport {
-        self.state.stop_report
+        self.state.stopping.report()
     }
 
     /// The address of a listener, with the real port.
     pub fn listener_addr(&self, id: ListenerId) -> Option<SocketAddr> {
-        self.state.listeners.iter().find(|listener| listener.id == id).map(|found| found.addr)
+        self.state.listeners.get(id).map(|listener| listener.addr)
     }
 
     /// Makes [`on_timer`](Handler::on_timer) be called once, after this time, with this token.
@@ -247,16 +247,16 @@ impl<P: Protocol> Context<'_, P> {
     }
 
     fn insert_timer(&mut self, after: Duration, token: u64, conn: Option<ConnId>) -> TimerId {
-        let deadline = self.state.now.checked_add(after);
+        let deadline = self.state.clock.after(after);
         // Beyond what an instant can say: never, which a century is.
         let century = Duration::from_hours(100 * 365 * 24);
-        let deadline = deadline.unwrap_or_else(|| self.state.now + century);
-        TimerId(self.state.wheel.insert(deadline, Alarm::User { token, conn }))
+        let deadline = deadline.unwrap_or_else(|| self.state.clock.now() + century);
+        TimerId(self.state.clock.arm(deadline, Alarm::User { token, conn }))
     }
 
     /// Cancels a timer. False if it has fired, or was cancelled.
     pub fn cancel_timer(&mut self, id: TimerId) -> bool {
-        match self.state.wheel.cancel(id.0) {
+        match self.state.clock.disarm(id.0) {
             Some(Alarm::User { conn: Some(conn), .. }) => {
                 self.state.forget_timer(conn, id.0);
                 true
@@ -269,7 +269,7 @@ impl<P: Protocol> Context<'_, P> {
     /// Stops the reactor: no new work, what is in flight finishes, what is queued is flushed, for up
     /// to the reactor's stop timeout.
     pub fn stop(&mut self) {
-        let timeout = self.state.stop_timeout;
+        let timeout = self.state.stopping.timeout();
         self.desk().begin_stop(timeout);
     }
 
@@ -280,8 +280,7 @@ impl<P: Protocol> Context<'_, P> {
 
     /// The time of this turn.
     pub fn now(&self) -> Instant {
-        let origin = self.state.origin;
-        self.state.now.to_instant(origin).unwrap_or(origin)
+        self.state.clock.now_as_instant()
     }
 
     /// A handle for other threads.
@@ -345,7 +344,7 @@ impl<P: Protocol> Conn<'_, P> {
         let head = Head { tag, ..Head::new(kind, msg.head.id) };
         let sent = self.cx.state.send_frame(self.id, &head, body);
         if sent.is_err() && kind == Kind::Reply {
-            self.cx.state.answering = Some(msg.head.id);
+            self.cx.state.serving.take_answer_back(msg.head.id);
         }
         sent
     }
@@ -383,7 +382,7 @@ impl<P: Protocol> Conn<'_, P> {
         let deadline = msg
             .asked
             .and_then(|asked| asked.deadline.get())
-            .and_then(|at| at.to_instant(self.cx.state.origin));
+            .and_then(|at| self.cx.state.clock.instant(at));
         let shared = self.cx.shared.clone();
         Ok(Responder::new(shared, self.id, *msg.head, deadline, deferred))
     }
@@ -392,7 +391,7 @@ impl<P: Protocol> Conn<'_, P> {
     fn settle(&mut self, msg: &Message<'_, P>) -> Result<Kind, SendError> {
         let is_own = msg.arrival.conn == self.id;
         match msg.asked {
-            Some(_) if is_own && self.cx.state.answering.take().is_some() => Ok(Kind::Reply),
+            Some(_) if is_own && self.cx.state.serving.answer() => Ok(Kind::Reply),
             None if is_own && msg.head.kind == Kind::Plain => Ok(Kind::Plain),
             _ => Err(SendError::NotAwaited),
         }
@@ -448,7 +447,7 @@ impl<P: Protocol> Conn<'_, P> {
         callback: impl FnOnce(&mut H, &mut Conn<'_, P>, Result<Reply<'_>, CallError>) + Send + 'static,
     ) -> Result<CallId, CallRefused<P>> {
         assert!(
-            self.cx.state.handler_type == TypeId::of::<H>(),
+            self.cx.shared.handler_type == TypeId::of::<H>(),
             "the callback of a call must name the reactor's own handler"
         );
         let callback: Callback<P> = Box::new(move |handler, conn, result| {
@@ -515,7 +514,7 @@ impl<P: Protocol> Conn<'_, P> {
 
     /// Goes on reading.
     pub fn resume(&mut self) {
-        let now = self.cx.state.now;
+        let now = self.cx.state.clock.now();
         if let Some(slot) = self.cx.state.get_mut(self.id) {
             let was_paused = slot.epoch.reading.resume();
             if was_paused && slot.io.is_readable {
@@ -544,7 +543,7 @@ impl<P: Protocol> Conn<'_, P> {
         let own = slot.own.get_or_insert_default();
         if !own.groups.contains(&group) {
             own.groups.push(group.clone());
-            self.cx.state.groups.entry(group).or_default().insert(self.id);
+            self.cx.state.fanouts.groups.join(self.id, group);
         }
     }
 
@@ -556,7 +555,7 @@ impl<P: Protocol> Conn<'_, P> {
         own.groups.retain(|name| &**name != group);
         let is_member = own.groups.len() < before;
         if is_member {
-            self.cx.state.leave_group(self.id, group);
+            self.cx.state.fanouts.groups.leave(self.id, group);
         }
         is_member
     }

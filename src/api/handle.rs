@@ -1,7 +1,7 @@
 //! The remote control of a reactor, for every thread but its own.
 
 use std::{
-    any::Any,
+    any::{Any, TypeId},
     collections::VecDeque,
     fmt, io,
     net::{SocketAddr, ToSocketAddrs},
@@ -49,6 +49,8 @@ pub(crate) struct Shared<P: Protocol> {
     runner: AtomicU64,
     /// The stop that is posted and was not taken.
     stop: Mutex<Option<StopAsk>>,
+    /// The type of the handler, for callbacks that name it.
+    pub(crate) handler_type: TypeId,
 }
 
 /// How long a stop may take, as the handles asked since the loop last looked.
@@ -127,8 +129,10 @@ impl<P: Protocol> Shared<P> {
         waker: Arc<dyn Wake>,
         max_commands: usize,
         max_bytes: usize,
+        handler_type: TypeId,
     ) -> Self {
         Self {
+            handler_type,
             mailbox: Mailbox::new(waker, max_commands, max_bytes),
             board: Arc::new(Board::new(number)),
             stats: SharedStats::default(),
@@ -564,14 +568,14 @@ impl<P: Protocol> Handle<P> {
         let name = target.to_string();
         self.put(move |cx: &mut Context<'_, P>, asker| {
             match cx.connect_target(target, &protocol, &config) {
-                Ok(conn) => cx.state.awaited.push((
+                Ok(conn) => cx.state.awaiters.add(
                     conn,
                     Box::new(move |failure: Option<CloseReason>| {
                         asker.answer(failure.map_or(Ok(conn), |why| {
                             Err(Error::Io(named(name, &io::Error::from(why))))
                         }));
                     }),
-                )),
+                ),
                 Err(error) => asker.answer(Err(error)),
             }
         })?

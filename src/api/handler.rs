@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::{
     CloseReport, Conn, ConnId, Context, Incident, TimerId,
     body::{Body, sealed::Sealed},
-    core::moment::Moment,
+    moment::Moment,
     protocol::{Head, Kind, Protocol},
 };
 

@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use super::{moment::Moment, rng::Rng};
-use crate::config::{Delay, Reconnect};
+use super::rng::Rng;
+use crate::{
+    config::{Delay, Reconnect},
+    moment::Moment,
+};
 
 /// Counts the failed attempts of one dialled connection.
 ///

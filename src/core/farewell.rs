@@ -7,8 +7,7 @@
 
 use std::time::Duration;
 
-use super::moment::Moment;
-use crate::config::Config;
+use crate::{config::Config, moment::Moment};
 
 /// The body of the ping behind the notice of a goaway, to know its pong by.
 pub(crate) const FAREWELL: &[u8] = b"goaway";

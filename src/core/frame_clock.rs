@@ -6,8 +6,7 @@
 
 use std::time::Duration;
 
-use super::moment::Moment;
-use crate::config::Config;
+use crate::{config::Config, moment::Moment};
 
 /// The clock of the frame at the front, which is half received; stopped while none is.
 #[derive(Clone, Copy, Debug, Default)]

@@ -15,7 +15,7 @@
 
 use std::time::Duration;
 
-use super::moment::Moment;
+use crate::moment::Moment;
 
 /// The rules of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

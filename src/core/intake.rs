@@ -8,8 +8,7 @@
 
 use std::time::Duration;
 
-use super::moment::Moment;
-use crate::config::Config;
+use crate::{config::Config, moment::Moment};
 
 /// What is queued for the peer, in bytes with overhead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

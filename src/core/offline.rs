@@ -4,8 +4,8 @@ use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 
-use super::{moment::Moment, write_queue::FRAME_OVERHEAD};
-use crate::Tagged;
+use super::write_queue::FRAME_OVERHEAD;
+use crate::{Tagged, moment::Moment};
 
 /// Messages for the next epoch, in order, bounded in bytes and in age.
 #[derive(Debug)]

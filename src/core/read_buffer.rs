@@ -9,11 +9,11 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::{moment::Moment, spares::Spares};
-use crate::protocol::{Decoded, Head};
-
-/// The longest frame, in bytes, that is put together in the shared buffer.
-pub(crate) const LARGE_FRAME: usize = 64 * 1024;
+use super::spares::{LARGE_FRAME, Spares};
+use crate::{
+    moment::Moment,
+    protocol::{Decoded, Head},
+};
 
 /// The most bytes that are read into the shared buffer at a time, behind what was kept. More costs cache,
 /// less costs system calls.

@@ -8,7 +8,9 @@ use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 
-use super::read_buffer::LARGE_FRAME;
+/// The longest frame, in bytes, that is put together in the buffer which all connections share. A longer
+/// one has a buffer of its own.
+pub(crate) const LARGE_FRAME: usize = 64 * 1024;
 
 /// What the buffers of large frames may come to together, in bytes.
 const MOST_BYTES: usize = 8 * 1024 * 1024;

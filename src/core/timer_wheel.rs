@@ -19,8 +19,7 @@
 
 use std::{fmt, mem, time::Duration};
 
-use super::moment::Moment;
-use crate::id::TimerKey;
+use crate::{id::TimerKey, moment::Moment};
 
 /// Armed timers, each with its deadline and a value to hand back when it fires.
 ///

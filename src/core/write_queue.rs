@@ -27,8 +27,8 @@ use bytes::Bytes;
 
 use self::frame::{Frame, Frames};
 pub(crate) use self::{frame::What, pool::QueuePool, written::Written};
-use super::{moment::Moment, spares::Spares};
-use crate::body::Body;
+use super::spares::Spares;
+use crate::{body::Body, moment::Moment};
 
 /// Bodies from this size on are referred to, not copied. Below it a copy is cheaper than one more
 /// slice of a vectored write and one more count of references.

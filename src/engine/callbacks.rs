@@ -14,7 +14,7 @@ use crate::{
 impl<H: Handler, N: Net> Engine<H, N> {
     /// What a callback could do, between two turns.
     pub(crate) fn context(&mut self) -> Context<'_, H::Protocol> {
-        self.state.now = self.sockets.net.now();
+        self.state.clock.set(self.sockets.net.now());
         self.cx()
     }
 

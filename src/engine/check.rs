@@ -15,34 +15,31 @@ impl<H: Handler, N: Net> Engine<H, N> {
 
     /// What keeps the loop from waiting.
     pub(crate) fn work(&self) -> String {
-        let State { dirty, ready, arrivals, ended, ended_calls, fanouts, wheel, now, .. } =
-            &self.state;
-        let due = wheel.next_wake().is_some_and(|at| at <= *now);
+        let State { work, fanouts, clock, listeners, .. } = &self.state;
+        let due = clock.next_wake().is_some_and(|at| at <= clock.now());
         format!(
-            "dirty {dirty:?} ready {ready:?} arrivals {arrivals:?} ended {ended:?} calls {} \
-             fanouts {} timers {due} listeners {:?} posts {}",
-            ended_calls.len(),
+            "{:?} fanouts {} timers {due} listeners {:?} posts {}",
+            work.amounts(),
             fanouts.len(),
-            self.state.listeners.iter().map(|listener| listener.is_ready).collect::<Vec<_>>(),
+            listeners.iter().map(|listener| listener.is_ready).collect::<Vec<_>>(),
             self.shared.mailbox.has_post(),
         )
     }
 
     /// Checks the invariants that hold between two turns.
     pub(crate) fn check(&self) {
-        let State { slots, wheel, dirty, ready, board, .. } = &self.state;
+        let State { slots, clock, work, board, .. } = &self.state;
         let mut timers = 0;
         let mut calls = 0;
-        for (index, slot) in slots {
-            assert_eq!(slot.id.slot() as usize, index);
+        for slot in slots.iter() {
             let config = &slot.profile.config;
             let most = config.hard_limit.saturating_add(config.max_body).saturating_add(4096);
             assert!(slot.link.queued_cost() <= most);
             slot.link.check();
             let (io, lists) = (slot.io, slot.lists);
-            assert!(!lists.is_ready || ready.contains(&slot.id.slot()), "in no list to be read");
-            assert!(!lists.is_dirty || dirty.contains(&slot.id.slot()), "in no list to be flushed");
-            let is_ended = self.state.ended.contains(&slot.id);
+            assert!(!lists.is_ready || work.is_ready(slot.id.slot()), "in no list to be read");
+            assert!(!lists.is_dirty || work.is_dirty(slot.id.slot()), "in no list to be flushed");
+            let is_ended = work.is_ended(slot.id);
             assert_eq!(lists.is_ended, is_ended, "in the list of those that ended, or not");
             assert!(slot.phase != Phase::Dropped || is_ended, "dropped and not to be put away");
             // Readiness that nobody will hear of again is not forgotten.
@@ -65,6 +62,6 @@ impl<H: Handler, N: Net> Engine<H, N> {
         self.state.check_fanouts();
         assert_eq!(self.state.stats.calls_in_flight, calls as u64);
         assert_eq!(self.state.stats.connections, slots.len() as u64);
-        assert!(wheel.len() >= timers, "a connection's timer is not in the wheel");
+        assert!(clock.timers() >= timers, "a connection's timer is not in the wheel");
     }
 }

@@ -44,7 +44,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
 
     /// All was said: shuts our direction, and waits for the peer to close, too.
     fn linger(&mut self, id: ConnId) {
-        let now = self.state.now;
+        let now = self.state.clock.now();
         let shut = self.sockets.stream(id.slot()).map(|(net, stream)| net.shutdown(stream));
         let Some(slot) = self.state.get_mut(id) else { return };
         if !matches!(shut, Some(Ok(()))) {

@@ -17,7 +17,7 @@ use crate::{
     error::{CallError, Fate},
     net::Net,
     protocol::{Head, Protocol},
-    table::{fanout::Source, send::Answer},
+    table::{broadcasts::Source, send::Answer},
     threads::call_cell::CallCell,
 };
 
@@ -29,9 +29,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
     pub(super) fn take_names(&mut self) {
         for _ in 0..COMMANDS_PER_TURN {
             let Some((ticket, found)) = self.sockets.net.resolved() else { return };
-            self.state.serving = Some(ticket.conn);
+            self.state.serving.begin(ticket.conn);
             self.desk().on_resolved(ticket, found);
-            self.state.serving = None;
+            self.state.serving.end();
         }
     }
 
@@ -51,7 +51,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         {
             self.state.stats.commands += 1;
             self.run(post.command);
-            self.state.serving = None;
+            self.state.serving.end();
         }
         self.state.fanouts.begin(Source::Other);
     }
@@ -85,7 +85,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 self.on_call(conn, Tagged(tag, body), timeout, &cell, charged);
             }
             Command::CancelCall { conn, call } => {
-                self.state.serving = Some(conn);
+                self.state.serving.begin(conn);
                 self.state.give_up(conn, call, false);
             }
             Command::Respond { conn, epoch, place, request, answer, charged } => {
@@ -97,7 +97,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             }
             Command::Stop => {
                 if let Some(ask) = self.shared.take_stop() {
-                    let timeout = ask.timeout(self.state.stop_timeout);
+                    let timeout = ask.timeout(self.state.stopping.timeout());
                     self.desk().begin_stop(timeout);
                 }
             }
@@ -122,8 +122,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
     /// A command is run for which room was reserved on the board. It is given back when what the command
     /// queued is published, so that in between nobody sees room that is not there.
     fn begin_charged(&mut self, conn: ConnId, charged: usize) {
-        self.state.serving = Some(conn);
-        self.state.charged = Some((conn, charged));
+        self.state.serving.begin(conn);
+        self.state.serving.charge(conn, charged);
     }
 
     fn on_broadcast(&mut self, audience: Audience, tag: u32, body: Bytes) {
@@ -171,7 +171,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
     }
 
     fn on_close(&mut self, conn: ConnId, mode: CloseMode) {
-        self.state.serving = Some(conn);
+        self.state.serving.begin(conn);
         self.state.end_for_good(conn, mode, mode.reason());
     }
 }

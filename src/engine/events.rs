@@ -14,14 +14,14 @@ impl<H: Handler, N: Net> Engine<H, N> {
             self.next_event += 1;
             if let Some(slot) = event.token.slot() {
                 self.handle_event(slot, event);
-            } else if let Some(listener) = self.state.listener_of(event.token) {
-                listener.is_ready |= !listener.is_resting();
+            } else if let Some(listener) = self.state.listeners.of_token(event.token) {
+                listener.note_event();
             }
         }
     }
 
     fn handle_event(&mut self, slot: usize, event: Event) {
-        let found = self.state.slots.get_mut(slot);
+        let found = self.state.slots.at_mut(slot);
         let Some(slot) = found.filter(|slot| Token::from(slot.id) == event.token) else { return };
         let id = slot.id;
         slot.io.is_readable |= event.readable;
@@ -31,9 +31,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
         if !slot.phase.is_connected() {
             // What has arrived is read when the connection is open; no other event will tell of it.
             if slot.phase == Phase::Connecting && slot.is_dialled() {
-                self.state.serving = Some(id);
+                self.state.serving.begin(id);
                 self.handle_connect(id);
-                self.state.serving = None;
+                self.state.serving.end();
             }
             return;
         }
@@ -63,8 +63,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
     }
 
     pub(super) fn open_arrivals(&mut self) {
-        for _ in 0..self.state.arrivals.len() {
-            let Some(id) = self.state.arrivals.pop_front() else { return };
+        for _ in 0..self.state.work.amounts().arrivals {
+            let Some(id) = self.state.work.pop_arrival() else { return };
             self.establish(id);
         }
     }

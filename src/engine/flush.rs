@@ -20,22 +20,22 @@ const BYTES_PER_TURN: usize = 1024 * 1024;
 impl<H: Handler, N: Net> Engine<H, N> {
     /// Serves broadcasts, then flushes every connection that became dirty.
     pub(super) fn flush_all(&mut self) {
-        if !self.state.sweeps.is_empty() {
+        if self.state.stopping.has_sweeps() {
             self.state.sweep();
         }
         if !self.state.fanouts.is_empty() {
             self.state.fan_out();
         }
         // What callbacks make dirty meanwhile is flushed in the next turn, which does not wait.
-        for _ in 0..self.state.dirty.len() {
-            let Some(slot) = self.state.dirty.pop_front() else { return };
-            let Some(entry) = self.state.slots.get_mut(slot as usize) else { continue };
+        for _ in 0..self.state.work.amounts().dirty {
+            let Some(slot) = self.state.work.pop_dirty() else { return };
+            let Some(entry) = self.state.slots.at_mut(slot as usize) else { continue };
             let is_dirty = std::mem::take(&mut entry.lists.is_dirty);
             let id = entry.id;
             if is_dirty {
-                self.state.serving = Some(id);
+                self.state.serving.begin(id);
                 self.flush(id);
-                self.state.serving = None;
+                self.state.serving.end();
             }
         }
     }
@@ -88,12 +88,12 @@ impl<H: Handler, N: Net> Engine<H, N> {
 
     /// One system call.
     fn write(&mut self, id: ConnId) -> io::Result<usize> {
-        let State { slots, stats, pool, now, .. } = &mut self.state;
-        let slot = &mut slots[id.slot() as usize];
+        let State { slots, stats, pool, clock, .. } = &mut self.state;
+        let Some(slot) = slots.get_mut(id) else { return Ok(0) };
         stats.writes += 1;
         let sockets = &mut self.sockets;
         let write = |slices: &[IoSlice<'_>]| sockets.write(id.slot(), slices);
-        let (count, written) = slot.link.write(&mut pool.spares, *now, write)?;
+        let (count, written) = slot.link.write(&mut pool.spares, clock.now(), write)?;
         stats.messages_out += written.messages;
         stats.bytes_out += count as u64;
         Ok(count)
@@ -103,7 +103,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
     /// closing.
     fn after_flush(&mut self, id: ConnId) {
         let State { slots, pool, board, .. } = &mut self.state;
-        let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
+        let Some(slot) = slots.get_mut(id) else {
             return;
         };
         if !slot.phase.is_connected() {

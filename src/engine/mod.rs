@@ -24,9 +24,10 @@ use self::reader::Reader;
 use crate::{
     CloseReason, Handler,
     api::{command::Command, handle::Shared, waiter::LoopState},
+    core::spin::Spin,
     drop_quietly::drop_quietly,
     net::{Event, Net, sockets::SocketTable},
-    table::stop::StopPhase,
+    table::stopping::StopPhase,
     threads::mailbox::Post,
 };
 
@@ -50,6 +51,8 @@ pub(crate) struct Engine<H: Handler, N: Net> {
     pub(crate) sockets: SocketTable<N>,
     /// What handles have of the loop.
     pub(crate) shared: Arc<Shared<H::Protocol>>,
+    /// How long to look for work before sleeping.
+    pub(super) spin: Spin,
     /// The commands of this turn that have not been run.
     pub(super) posts: VecDeque<Post<Command<H::Protocol>>>,
     pub(super) reader: Reader,
@@ -66,12 +69,14 @@ impl<H: Handler, N: Net> Engine<H, N> {
         state: LoopState<H::Protocol>,
         net: N,
         shared: Arc<Shared<H::Protocol>>,
+        spin: Spin,
     ) -> Self {
         Self {
             handler,
             state,
             sockets: SocketTable::new(net),
             shared,
+            spin,
             posts: VecDeque::new(),
             reader: Reader::default(),
             events: Vec::new(),
@@ -82,7 +87,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
     }
 
     pub(crate) const fn is_stopped(&self) -> bool {
-        matches!(self.state.stop, StopPhase::Stopped)
+        matches!(self.state.stopping.phase(), StopPhase::Stopped)
     }
 }
 
@@ -90,15 +95,14 @@ impl<H: Handler, N: Net> Engine<H, N> {
 impl<H: Handler, N: Net> Drop for Engine<H, N> {
     fn drop(&mut self) {
         self.refuse_commands();
-        let ids: Vec<_> = self.state.slots.iter().map(|(_, slot)| slot.id).collect();
-        for id in ids {
+        for id in self.state.slots.ids() {
             self.state.abort(id, CloseReason::Stopped);
             self.state.end_calls(id);
             drop_quietly(|| self.state.discard(id));
         }
         self.shared.bell.ring();
         // Callbacks that would need the handler are dropped: it can't be called any more.
-        while let Some(call) = self.state.ended_calls.pop_front() {
+        while let Some(call) = self.state.work.pop_ended_call() {
             drop_quietly(|| drop(call));
         }
         self.sockets.close_all();

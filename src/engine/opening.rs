@@ -13,17 +13,17 @@ use crate::{
 impl<H: Handler, N: Net> Engine<H, N> {
     /// The peers are connected: says hello, and waits for the peer's, where the format has one.
     pub(super) fn establish(&mut self, id: ConnId) {
-        let State { slots, pool, now, serving, .. } = &mut self.state;
-        let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
+        let State { slots, pool, clock, serving, .. } = &mut self.state;
+        let Some(slot) = slots.get_mut(id) else {
             return;
         };
         if slot.phase != Phase::Connecting {
             return; // it ended before it began
         }
-        let outer = serving.replace(id);
+        let outer = serving.interrupt(id);
         slot.phase = Phase::Greeting;
         slot.io.is_writable = true;
-        slot.link.open(&slot.profile.config, pool, *now);
+        slot.link.open(&slot.profile.config, pool, clock.now());
         let (is_readable, is_greeted) = (slot.io.is_readable, slot.link.is_greeted());
         if is_readable {
             self.state.mark_ready(id);
@@ -33,7 +33,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         if is_greeted {
             self.greeted(id);
         }
-        self.state.serving = outer;
+        self.state.serving.resume(outer);
     }
 
     /// The connection is up: the handler is told, and then what was kept for it is sent.
@@ -42,7 +42,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         self.state.catch_up(id);
         let board = &*self.state.board;
         let slots = &mut self.state.slots;
-        let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
+        let Some(slot) = slots.get_mut(id) else {
             return;
         };
         if slot.phase != Phase::Greeting {
@@ -60,7 +60,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             self.state.dial_succeeded(id);
         }
         self.state.watch(id);
-        self.state.tell_awaiters(id, None);
+        self.state.awaiters.tell(id, None);
         self.with_conn(id, H::on_connect);
         self.state.send_kept(id);
         if !self.state.is_running() {

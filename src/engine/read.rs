@@ -11,15 +11,15 @@ use crate::{
     },
     core::{
         connection::{Incoming, Input, Received, RemoteError, Route},
-        layer::WIRE_CHUNK,
-        moment::Moment,
+        layered::WIRE_CHUNK,
         read_buffer::READ_CHUNK,
     },
     error::{CallError, NetworkError, error_code},
+    moment::Moment,
     net::{Net, SHORT_READ_DRAINS},
     protocol::{DecodeError, Head, Kind, Protocol},
     table::{
-        fanout::Source,
+        broadcasts::Source,
         slot::{PeersEnd, Phase},
         state::State,
     },
@@ -57,15 +57,15 @@ impl<H: Handler, N: Net> Engine<H, N> {
     /// Gives every connection that has something to read its share.
     pub(super) fn read_all(&mut self) {
         self.state.fanouts.begin(Source::Message);
-        for _ in 0..self.state.ready.len() {
+        for _ in 0..self.state.work.amounts().ready {
             if self.state.fanouts.is_step_over() {
                 break;
             }
-            let Some(slot) = self.state.ready.pop_front() else { break };
-            let Some(entry) = self.state.slots.get_mut(slot as usize) else { continue };
+            let Some(slot) = self.state.work.pop_ready() else { break };
+            let Some(entry) = self.state.slots.at_mut(slot as usize) else { continue };
             entry.lists.is_ready = false;
             let id = entry.id;
-            self.state.serving = Some(id);
+            self.state.serving.begin(id);
             if entry.phase == Phase::Lingering {
                 self.discard_input(id);
             } else if !self.state.is_held_back(id) {
@@ -73,7 +73,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 self.flush_early(id);
                 self.shared.bell.ring();
             }
-            self.state.serving = None;
+            self.state.serving.end();
         }
         self.state.fanouts.begin(Source::Other);
     }
@@ -128,7 +128,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         match found {
             Found::Bytes(count) => {
                 budget.bytes -= count;
-                let now = self.state.now;
+                let now = self.state.clock.now();
                 let Some(slot) = self.state.get_mut(id) else { return Found::Broken };
                 // What is behind a short read is the end, if an event told of one.
                 slot.io.is_readable =
@@ -155,7 +155,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 found => return found,
             }
         }
-        let now = self.state.now;
+        let now = self.state.clock.now();
         let Some(slot) = self.state.get_mut(id) else { return Found::Broken };
         if !slot.can_read() {
             return Found::Bytes(0); // told that it is up, the handler has paused or closed it
@@ -180,7 +180,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         wire.resize(WIRE_CHUNK, 0);
         let result = self.sockets.read(id.slot(), wire);
         let found = self.judge_read(id, result);
-        let now = self.state.now;
+        let now = self.state.clock.now();
         let Some(slot) = self.state.get_mut(id) else { return Found::Broken };
         let fed = match found {
             Found::Bytes(count) => slot.link.receive_wire(&mut self.reader.wire[..count], now),
@@ -229,7 +229,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
     /// What a read says of the connection.
     #[inline]
     fn judge_read(&mut self, id: ConnId, result: io::Result<usize>) -> Found {
-        let now = self.state.now;
+        let now = self.state.clock.now();
         let Some(slot) = self.state.get_mut(id) else { return Found::Broken };
         match result {
             Ok(0) => Found::Eof,
@@ -284,10 +284,10 @@ impl<H: Handler, N: Net> Engine<H, N> {
         let (input, owner) = received.take_apart();
         let arrival = Arrival { conn: id, owner, at };
         let left = self.handle_frames(input, &arrival, budget);
-        let State { slots, pool, now, .. } = &mut self.state;
-        if let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id)
+        let State { slots, pool, clock, .. } = &mut self.state;
+        if let Some(slot) = slots.get_mut(id)
             && slot.phase < Phase::Closing
-            && slot.link.keep(left, &mut pool.spares, *now)
+            && slot.link.keep(left, &mut pool.spares, clock.now())
         {
             self.state.watch(id);
         }
@@ -304,13 +304,13 @@ impl<H: Handler, N: Net> Engine<H, N> {
         budget: &mut Budget,
     ) -> Input<'a, IdOf<H>> {
         let id = arrival.conn;
-        let asked = &Asked::new(self.state.now);
+        let asked = &Asked::new(self.state.clock.now());
         if let Some(known) = input.known() {
             let Some((head, body)) = input.take(&known) else { return input };
             self.handle_known(head, body, arrival, budget);
         }
         while !input.is_empty() {
-            let Some(slot) = self.state.slots.get_mut(id.slot() as usize) else { break };
+            let Some(slot) = self.state.slots.at_mut(id.slot() as usize) else { break };
             if slot.id != id || budget.messages == 0 || !slot.can_read() {
                 input.wait(arrival.at);
                 break;
@@ -346,7 +346,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         budget.messages = budget.messages.saturating_sub(1);
         if let Some(slot) = self.state.get_mut(arrival.conn) {
             let incoming = slot.link.accept(head);
-            self.handle_whole(incoming, head, body, arrival, &Asked::new(self.state.now));
+            self.handle_whole(incoming, head, body, arrival, &Asked::new(self.state.clock.now()));
         }
     }
 
@@ -375,14 +375,14 @@ impl<H: Handler, N: Net> Engine<H, N> {
     /// A whole frame that is neither a push nor a request. What follows from it.
     fn handle_frame(&mut self, head: &Head<IdOf<H>>, body: &[u8], arrival: &Arrival<'_>) {
         let id = arrival.conn;
-        let State { slots, pool, now, .. } = &mut self.state;
-        let slot = &mut slots[id.slot() as usize];
-        match slot.link.handle_frame(head, body, pool, *now) {
+        let State { slots, pool, clock, .. } = &mut self.state;
+        let Some(slot) = slots.get_mut(id) else { return };
+        match slot.link.handle_frame(head, body, pool, clock.now()) {
             Ok(None) => self.handle_push(head, body, arrival),
             Ok(Some(Route::Done)) => self.after_control(id, head.kind),
             Ok(Some(Route::Ended(pending, error))) => {
                 if let Some(key) = pending.timer {
-                    self.state.wheel.cancel(key);
+                    self.state.clock.disarm(key);
                 }
                 self.state.stats.calls_in_flight -= 1;
                 self.state.stats.messages_in += 1;
@@ -427,12 +427,12 @@ impl<H: Handler, N: Net> Engine<H, N> {
     ) {
         let id = arrival.conn;
         self.state.stats.messages_in += 1;
-        self.state.handling = Some(id);
+        self.state.serving.begin_message(id);
         let msg = Message { head, body, arrival, asked: None };
         let cx =
             Context { state: &mut self.state, sockets: &mut self.sockets, shared: &self.shared };
         self.handler.on_message(&mut Conn { cx, id }, msg);
-        self.state.handling = None;
+        self.state.serving.end_message();
     }
 
     /// As [`handle_push`](Self::handle_push), of a request: it is answered at any rate.
@@ -453,14 +453,12 @@ impl<H: Handler, N: Net> Engine<H, N> {
             return;
         }
         asked.deadline.set(deadline);
-        self.state.handling = Some(id);
-        self.state.answering = Some(head.id);
+        self.state.serving.begin_request(id, head.id);
         let msg = Message { head, body, arrival, asked: Some(asked) };
         let cx =
             Context { state: &mut self.state, sockets: &mut self.sockets, shared: &self.shared };
         self.handler.on_message(&mut Conn { cx, id }, msg);
-        self.state.handling = None;
-        if self.state.answering.take().is_some() {
+        if self.state.serving.end_request().is_some() {
             let (code, text) = (error_code::UNANSWERED, "the handler gave no answer");
             self.state.send_last_error(id, head.id, code, text);
         }
@@ -479,7 +477,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         if slot.link.requests_in_flight() >= slot.profile.config.max_requests {
             return Some((error_code::BUSY, "too many requests are in flight"));
         }
-        if deadline.is_some_and(|deadline| deadline <= self.state.now) {
+        if deadline.is_some_and(|deadline| deadline <= self.state.clock.now()) {
             return Some((error_code::EXPIRED, "the caller no longer waits"));
         }
         None
@@ -496,7 +494,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         let error = error.map(|RemoteError { code, text }| CallError::Remote { code, text });
         match waiter {
             Waiter::Caller(caller) => {
-                self.state.spin.note_reply();
+                self.spin.note_reply();
                 caller.end(match error {
                     Some(error) => Err(error),
                     None => Ok((reply.tag, reply.to_bytes())),

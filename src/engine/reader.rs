@@ -1,6 +1,6 @@
 //! The buffers that all connections read into.
 
-use crate::core::read_buffer::{LARGE_FRAME, READ_CHUNK};
+use crate::core::{read_buffer::READ_CHUNK, spares::LARGE_FRAME};
 
 /// The one buffer that all connections read into.
 pub(crate) struct Reader {

@@ -18,7 +18,6 @@ use crate::{
         planted::{Bug, is_planted},
         slot::{Phase, Told},
         state::State,
-        stop::{Drain, StopPhase},
     },
 };
 
@@ -29,27 +28,21 @@ const ENDS_PER_TURN: usize = 1024;
 impl<H: Handler, N: Net> Engine<H, N> {
     /// Ends calls, tells the handler, schedules redials, gives slots back.
     pub(super) fn reap_all(&mut self) {
-        if !self.state.ended_calls.is_empty() {
-            self.run_ended_calls();
-        }
-        for _ in 0..self.state.ended.len().min(ENDS_PER_TURN) {
-            let Some(id) = self.state.ended.pop_front() else { break };
-            self.state.serving = Some(id);
+        self.run_ended_calls();
+        for _ in 0..self.state.work.amounts().ended.min(ENDS_PER_TURN) {
+            let Some(id) = self.state.work.pop_ended() else { break };
+            self.state.serving.begin(id);
             self.reap(id);
-            self.state.serving = None;
+            self.state.serving.end();
         }
-        if !self.state.undelivered.is_empty() {
-            self.report_undelivered();
-        }
-        if !self.state.drains.is_empty() {
-            self.report_drained();
-        }
+        self.report_undelivered();
+        self.report_drained();
     }
 
     /// Runs the callbacks of calls that ended without a reply. Those that they end are left for later.
     fn run_ended_calls(&mut self) {
-        for _ in 0..self.state.ended_calls.len() {
-            let Some(ended) = self.state.ended_calls.pop_front() else { return };
+        for _ in 0..self.state.work.amounts().ended_calls {
+            let Some(ended) = self.state.work.pop_ended_call() else { return };
             let EndedCall { conn, waiter, error } = ended;
             match waiter {
                 Waiter::Callback(callback) => {
@@ -94,7 +87,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             dial.note_end(reason.clone());
         }
         if told == Told::Nothing
-            && self.state.awaited.iter().any(|(awaited, _)| *awaited == id)
+            && self.state.awaiters.is_awaited(id)
             && let Some(slot) = self.state.get_mut(id)
             && let Some(dial) = &mut slot.dial
         {
@@ -108,7 +101,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         if told == Told::Up {
             self.tell_disconnect(id, reason, (requests, held), redial_in);
         } else {
-            self.state.tell_awaiters(id, Some(&reason));
+            self.state.awaiters.tell(id, Some(&reason));
             self.tell_failure(id, reason, redial_in);
         }
     }
@@ -135,12 +128,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         self.state.stats.undelivered += unsent_messages;
         let report =
             CloseReport { reason, unsent_messages, unsent_bytes, calls, requests, redial_in };
-        if self.state.stop != StopPhase::Running {
-            self.state.stop_report.add(&report);
-        }
-        if let Some(drain) = self.state.drain_mut(listener) {
-            drain.report.add(&report);
-        }
+        self.state.stopping.count_end(listener, &report);
         log::debug!("connection {id}: {report}");
         self.with_conn(id, |handler, conn| handler.on_disconnect(conn, &report));
     }
@@ -152,7 +140,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             return;
         }
         let State { slots, stats, .. } = &mut self.state;
-        let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
+        let Some(slot) = slots.get_mut(id) else {
             return;
         };
         let incident = if let Some(dial) = &mut slot.dial {
@@ -183,7 +171,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
     /// The epoch is over and told: the next round is scheduled, or the slot is given back.
     fn put_away(&mut self, id: ConnId) {
         let State { slots, pool, .. } = &mut self.state;
-        let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
+        let Some(slot) = slots.get_mut(id) else {
             return;
         };
         slot.link.give_queue(pool);
@@ -207,9 +195,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 self.state.note_undelivered(id, kept.message);
             }
         }
-        if let Some(drain) = self.state.drain_mut(listener) {
-            drain.left -= 1;
-        }
+        self.state.stopping.count_gone(listener);
         self.state.discard(id);
         if let Some(incident) = gone {
             self.report(&incident);
@@ -217,18 +203,17 @@ impl<H: Handler, N: Net> Engine<H, N> {
     }
 
     pub(super) fn report_undelivered(&mut self) {
-        for (conn, bodies) in std::mem::take(&mut self.state.undelivered) {
+        for (conn, bodies) in self.state.losses.take() {
             let messages = bodies.len() as u64;
-            self.state.handed_back = bodies;
+            self.state.losses.offer(bodies);
             self.report(&Incident::Undelivered { conn, messages });
-            self.state.handed_back = Vec::new();
+            self.state.losses.offer(Vec::new());
         }
     }
 
     /// Tells of listeners whose last connection has ended.
     fn report_drained(&mut self) {
-        while let Some(place) = self.state.drains.iter().position(|drain| drain.left == 0) {
-            let Drain { listener, report, .. } = self.state.drains.remove(place);
+        while let Some((listener, report)) = self.state.stopping.take_drained() {
             self.report(&Incident::ListenerDrained { listener, report });
         }
     }

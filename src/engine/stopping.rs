@@ -1,32 +1,29 @@
 //! The end of a stop.
 
 use super::Engine;
-use crate::{CloseReason, Handler, close_mode::CloseMode, net::Net, table::stop::StopPhase};
+use crate::{CloseReason, Handler, close_mode::CloseMode, net::Net, table::stopping::StopPhase};
 
 impl<H: Handler, N: Net> Engine<H, N> {
     /// Stopping took too long: what is left is dropped.
     pub(super) fn cut_stop(&mut self) {
-        self.state.stop_alarm = None;
-        self.state.sweeps.clear();
-        let ids: Vec<_> = self.state.slots.iter().map(|(_, slot)| slot.id).collect();
-        for id in ids {
+        self.state.stopping.cut();
+        for id in self.state.slots.ids() {
             self.state.end_for_good(id, CloseMode::Abort, CloseReason::Stopped);
         }
     }
 
     /// Stopping is over when every connection is gone, and every broadcast was given out or reported.
     pub(super) fn finish_stop(&mut self) {
-        if self.state.stop != StopPhase::Stopping
+        if self.state.stopping.phase() != StopPhase::Stopping
             || !self.state.slots.is_empty()
             || !self.state.fanouts.is_empty()
         {
             return;
         }
-        if let Some((key, _)) = self.state.stop_alarm.take() {
-            self.state.wheel.cancel(key);
+        if let Some((key, _)) = self.state.stopping.alarm() {
+            self.state.clock.disarm(key);
         }
-        self.state.sweeps.clear();
-        self.state.stop = StopPhase::Stopped;
+        self.state.stopping.end();
         for (conn, message) in self.refuse_commands() {
             self.state.note_undelivered(conn, message);
         }

@@ -6,11 +6,7 @@ use crate::{
     api::handler::Timer,
     core::{connection::Overdue, heartbeat::AWAY},
     net::Net,
-    table::{
-        fanout::Source,
-        slot::Phase,
-        state::{Alarm, State},
-    },
+    table::{broadcasts::Source, clock::Alarm, slot::Phase, state::State},
 };
 
 /// Timers that run in one turn. A million at the same tick must not keep the sockets waiting.
@@ -18,23 +14,23 @@ const TIMERS_PER_TURN: usize = 1024;
 
 impl<H: Handler, N: Net> Engine<H, N> {
     pub(super) fn run_timers(&mut self) {
-        self.state.wheel.advance(self.state.now);
+        self.state.clock.advance();
         self.state.fanouts.begin(Source::Other);
         for _ in 0..TIMERS_PER_TURN {
             if self.state.fanouts.is_step_over() {
                 return;
             }
-            let Some((key, alarm)) = self.state.wheel.pop_due() else { return };
+            let Some((key, alarm)) = self.state.clock.pop_due() else { return };
             match alarm {
                 Alarm::Watch(id) => {
-                    self.state.serving = Some(id);
+                    self.state.serving.begin(id);
                     self.on_watch(id);
-                    self.state.serving = None;
+                    self.state.serving.end();
                 }
                 Alarm::Call(id, call) => {
-                    self.state.serving = Some(id);
+                    self.state.serving.begin(id);
                     self.state.give_up(id, call, true);
-                    self.state.serving = None;
+                    self.state.serving.end();
                 }
                 Alarm::User { token, conn } => {
                     if let Some(conn) = conn {
@@ -48,11 +44,15 @@ impl<H: Handler, N: Net> Engine<H, N> {
                     }
                 }
                 Alarm::Dial(id) => {
-                    self.state.serving = Some(id);
+                    self.state.serving.begin(id);
                     self.desk().on_dial_alarm(id);
-                    self.state.serving = None;
+                    self.state.serving.end();
                 }
-                Alarm::Accept(id) => self.state.on_accept_alarm(id),
+                Alarm::Accept(id) => {
+                    if let Some(listener) = self.state.listeners.get_mut(id) {
+                        listener.end_rest();
+                    }
+                }
                 Alarm::Stop => self.cut_stop(),
             }
         }
@@ -72,27 +72,27 @@ impl<H: Handler, N: Net> Engine<H, N> {
             slot.io.is_writable = true;
             self.flush(id);
         }
-        let State { slots, pool, now, .. } = &mut self.state;
-        let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
+        let State { slots, pool, clock, .. } = &mut self.state;
+        let Some(slot) = slots.get_mut(id) else {
             return;
         };
         if let Some(by) = slot.link.close_by()
-            && *now >= by
+            && clock.now() >= by
         {
-            let is_away = now.saturating_duration_since(by) >= AWAY;
+            let is_away = clock.now().saturating_duration_since(by) >= AWAY;
             if !is_away || slot.link.queued_cost() >= before || slot.phase == Phase::Lingering {
                 self.state.abort(id, CloseReason::Closed);
                 return;
             }
             // We were away, and the peer takes what is left.
-            slot.link.close_anew(slot.profile.config.close_timeout, *now);
+            slot.link.close_anew(slot.profile.config.close_timeout, clock.now());
         }
         // Bytes that wait to be read are life, although nobody has looked at them yet.
         if slot.io.is_readable && !slot.can_read() || slot.lists.is_ready || slot.link.has_waiting()
         {
-            slot.link.handle_unread(*now);
+            slot.link.handle_unread(clock.now());
         }
-        match slot.link.handle_timeout(&slot.profile.config, pool, *now) {
+        match slot.link.handle_timeout(&slot.profile.config, pool, clock.now()) {
             Some(Overdue::Abort(reason)) => self.state.abort(id, reason),
             Some(Overdue::Close(reason)) => self.state.close(id, reason),
             Some(Overdue::Leave) => self.state.drain(id, CloseReason::Closed),

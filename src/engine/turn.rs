@@ -10,12 +10,8 @@ use std::{
 
 use super::{Engine, Step};
 use crate::{
-    CloseReason, Error, Handler,
-    core::{moment::Moment, spin::Found},
-    drop_quietly::drop_quietly,
-    error::error_code,
-    net::Net,
-    table::slot::Phase,
+    CloseReason, Error, Handler, core::spin::Found, drop_quietly::drop_quietly, error::error_code,
+    moment::Moment, net::Net, table::slot::Phase,
 };
 
 impl<H: Handler, N: Net> Engine<H, N> {
@@ -36,7 +32,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             polled?;
         }
         // 3. Read the clock, once.
-        self.state.now = self.sockets.net.now();
+        self.state.clock.set(self.sockets.net.now());
         // 4. to 8. The steps, each to its end.
         self.step = Step::Commands;
         self.next_event = 0;
@@ -46,7 +42,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         self.shared.bell.ring();
         self.shared.gate.open();
         if !spin.is_zero() {
-            self.state.spin.learn(found);
+            self.spin.learn(found);
         }
         self.state.stats.turns += 1;
         self.shared.stats.publish(&self.state.stats);
@@ -106,11 +102,10 @@ impl<H: Handler, N: Net> Engine<H, N> {
         let Some(id) = self.state.serving.take() else {
             resume_unwind(panic) // nobody's: a bug of ours
         };
-        self.state.handling = None;
-        if let Some((conn, charged)) = self.state.charged.take() {
+        if let Some((conn, charged)) = self.state.serving.take_charge() {
             self.state.board.release(conn.slot(), charged);
         }
-        let unanswered = self.state.answering.take();
+        let unanswered = self.state.serving.end_request();
         self.handle_panic(id, &*panic);
         if self
             .state
@@ -133,7 +128,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         if max_wait == Some(Duration::ZERO) || self.has_work() {
             return Some(Duration::ZERO);
         }
-        let due_in = self.state.wheel.next_wake().map(|at| {
+        let due_in = self.state.clock.next_wake().map(|at| {
             // The last turn, or what the caller did since, took time that must not be waited again.
             // Rounded up to what the system can wait for, so that the loop does not spin until then.
             let wait = at.saturating_duration_since(self.sockets.net.now());
@@ -156,7 +151,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         if max_wait == Some(Duration::ZERO) || self.has_work() {
             return Duration::ZERO;
         }
-        let limit = self.state.spin.limit(self.shared.has_blocked());
+        let limit = self.spin.limit(self.shared.has_blocked());
         limit.min(max_wait.unwrap_or(Duration::MAX))
     }
 
@@ -167,7 +162,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         }
         let net = &mut self.sockets.net;
         let until = net.now() + limit;
-        let until = self.state.wheel.next_wake().map_or(until, |due| due.min(until));
+        let until = self.state.clock.next_wake().map_or(until, |due| due.min(until));
         loop {
             net.poll(&mut self.events, Some(Duration::ZERO))?;
             if !self.events.is_empty() {
@@ -201,14 +196,14 @@ impl<H: Handler, N: Net> Engine<H, N> {
     /// When the next turn has something to do without an event.
     pub(crate) fn next_deadline(&self) -> Option<Moment> {
         if self.has_work() || !self.has_started {
-            return Some(self.state.now);
+            return Some(self.state.clock.now());
         }
-        self.state.wheel.next_wake()
+        self.state.clock.next_wake()
     }
 
     fn start(&mut self) {
         self.has_started = true;
-        self.state.now = self.sockets.net.now();
+        self.state.clock.set(self.sockets.net.now());
         self.with_context("on_start", H::on_start);
     }
 }

@@ -4,6 +4,7 @@
 //! time, a random seed. [`system`] answers with mio and socket2, `sim` (in tests) with a simulated
 //! network and clock; the reactor above is the same code in both.
 
+mod clock;
 mod resolver;
 #[cfg(test)]
 pub(crate) mod sim;
@@ -20,8 +21,8 @@ use std::{
 
 use crate::{
     ConnId, ListenerId,
-    core::moment::Moment,
     id::{MAX_SLOTS, SLOT_BITS},
+    moment::Moment,
     threads::mailbox::Wake,
 };
 

@@ -17,7 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Addrs, Ticket, system::clock};
+use super::{Addrs, Ticket, clock::clock};
 use crate::threads::mailbox::Wake;
 
 /// Names that are looked up at a time, those that hang aside.

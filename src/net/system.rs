@@ -13,9 +13,9 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 use super::{
     Addrs, BroughtListener, BroughtStream, Event, ListenOptions, Net, StreamOptions, Ticket, Token,
-    resolver::Resolver,
+    clock::clock, resolver::Resolver,
 };
-use crate::{core::moment::Moment, threads::mailbox::Wake};
+use crate::{moment::Moment, threads::mailbox::Wake};
 
 /// What mio's waker is registered under; no connection has it, and no listener but the 2³¹th where a
 /// token has 32 bits.
@@ -84,11 +84,6 @@ impl System {
         self.poll.registry().register(&mut listener, mio::Token(token.0), Interest::READABLE)?;
         Ok((Listener { listener, options }, addr))
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
-pub(super) fn clock() -> Instant {
-    Instant::now()
 }
 
 /// A listening socket, and what it gives to the streams that it accepts.

@@ -51,7 +51,7 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
     /// No new work: what is in flight finishes, what is queued is written, and then it closes.
     pub(crate) fn drain(&mut self, id: ConnId, reason: CloseReason) {
         self.catch_up(id);
-        let now = self.now;
+        let now = self.clock.now();
         let Some(slot) = self.get_mut(id) else { return };
         match slot.phase {
             Phase::Open => {}
@@ -63,7 +63,7 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
         slot.phase = Phase::Draining;
         self.begin_end(id, reason);
         let Self { slots, pool, .. } = self;
-        if let Some(slot) = slots.get_mut(id.slot() as usize)
+        if let Some(slot) = slots.get_mut(id)
             && !slot.io.is_eof()
         {
             slot.link.begin_farewell(pool, now);
@@ -135,7 +135,7 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
 
     /// Draining or closing has begun: its time counts, and the first reason is kept.
     fn begin_end(&mut self, id: ConnId, reason: CloseReason) {
-        let now = self.now;
+        let now = self.clock.now();
         let Some(slot) = self.get_mut(id) else { return };
         slot.epoch.end(reason);
         slot.link.close_within(slot.profile.config.close_timeout, now);
@@ -150,7 +150,7 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
             && !slot.lists.is_ended
         {
             slot.lists.is_ended = true;
-            self.ended.push_back(id);
+            self.work.push_ended(id);
         }
     }
 
@@ -194,13 +194,13 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
     /// told later in this turn.
     pub(crate) fn end_call(&mut self, id: ConnId, pending: Pending<W>, error: CallError) {
         if let Some(key) = pending.timer {
-            self.wheel.cancel(key);
+            self.clock.disarm(key);
         }
         self.stats.calls_in_flight -= 1;
         if let Some((waiter, error)) = pending.waiter.end(error)
             && !is_planted(Bug::ForgetsCalls)
         {
-            self.ended_calls.push_back(EndedCall { conn: id, waiter, error });
+            self.work.push_ended_call(EndedCall { conn: id, waiter, error });
         }
     }
 }

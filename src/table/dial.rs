@@ -12,105 +12,24 @@ use std::{
 };
 
 use super::{
+    clock::Alarm,
     desk::Desk,
+    dialled::{Dial, Redial},
     ended_call::AwaitsEnd,
     slot::{Epoch, Phase, Readiness},
-    state::{Alarm, State},
+    state::State,
 };
 use crate::{
     ConnId, Error,
     config::Config,
-    core::{
-        backoff::Backoff,
-        connection::{Connection, Role},
-        moment::Moment,
-        offline::OfflineQueue,
-    },
+    core::connection::Connection,
     error::{CloseReason, NetworkError},
-    id::TimerKey,
+    moment::Moment,
     net::{Addrs, StreamOptions, Ticket},
     protocol::Protocol,
+    role::Role,
     target::{Host, Target},
 };
-
-/// What only a dialled connection has.
-#[derive(Debug)]
-pub(crate) struct Dial<Id> {
-    target: Target,
-    /// The addresses of this round that were not tried yet, the next one last.
-    addrs: Vec<SocketAddr>,
-    /// Tells the answer for this round from one that came too late.
-    round: u32,
-    alarm: Option<TimerKey>,
-    backoff: Backoff,
-    last_error: NetworkError,
-    /// Rounds that failed since the connection was last up, or was dialled.
-    failed_rounds: u32,
-    /// Why the connection was last lost, or could not be made.
-    last_end: Option<CloseReason>,
-    /// What the peer asked for when it went away.
-    pub(crate) redial_after: Duration,
-    pub(crate) offline: OfflineQueue<Id>,
-    /// When this epoch was established.
-    connected_at: Option<Moment>,
-    redial: Redial,
-    /// The handler was told that the connection goes on, or was given its id.
-    pub(crate) is_expected: bool,
-}
-
-/// What comes after this round, or this epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Redial {
-    /// Not decided yet: that is done when it has failed, or has ended.
-    Open,
-    /// The next round.
-    At(Moment),
-    /// Nothing.
-    Never,
-}
-
-impl<Id> Dial<Id> {
-    /// Why the connection is down.
-    pub(crate) fn reason(&self) -> CloseReason {
-        match &self.last_end {
-            Some(reason) => reason.clone(),
-            None => CloseReason::DialFailed(self.last_error.clone()),
-        }
-    }
-
-    /// The connection was lost, or could not be made.
-    pub(crate) fn note_end(&mut self, reason: CloseReason) {
-        self.last_end = Some(reason);
-    }
-
-    pub(crate) const fn target(&self) -> &Target {
-        &self.target
-    }
-
-    /// A round has failed. How many have since the connection was last up, or was dialled.
-    pub(crate) const fn note_failed_round(&mut self) -> u32 {
-        self.failed_rounds = self.failed_rounds.saturating_add(1);
-        self.failed_rounds
-    }
-
-    /// There will be no other round, whatever the policy says.
-    pub(crate) const fn give_up(&mut self) {
-        self.redial = Redial::Never;
-    }
-
-    /// Whether there may be another round.
-    pub(crate) const fn is_to_go_on(&self) -> bool {
-        !matches!(self.redial, Redial::Never)
-    }
-
-    /// When the next round begins, if there is one and that was decided.
-    pub(crate) const fn redial_at(&self) -> Option<Moment> {
-        match self.redial {
-            Redial::At(at) => Some(at),
-            Redial::Open | Redial::Never => None,
-        }
-    }
-}
 
 /// The options of a stream, as the settings have them.
 pub(crate) fn stream_options(config: &Config) -> StreamOptions {
@@ -136,26 +55,8 @@ impl<P: Protocol, W: AwaitsEnd> Desk<'_, P, W> {
     ) -> Result<ConnId, Error> {
         let (profile, _) = self.state.profile(protocol, config)?;
         let id = self.state.insert(profile, Role::Dialled, Phase::Resolving, NOWHERE)?;
-        let dial = Dial {
-            target,
-            addrs: Vec::new(),
-            round: 0,
-            alarm: None,
-            backoff: Backoff::default(),
-            last_error: NetworkError::new(
-                io::ErrorKind::NotConnected,
-                "the first attempt is under way",
-            ),
-            failed_rounds: 0,
-            last_end: None,
-            redial_after: Duration::ZERO,
-            offline: OfflineQueue::default(),
-            connected_at: None,
-            redial: Redial::Open,
-            is_expected: true,
-        };
         if let Some(slot) = self.state.get_mut(id) {
-            slot.dial = Some(Box::new(dial));
+            slot.dial = Some(Box::new(Dial::new(target)));
             self.state.publish(id);
         }
         self.start_round(id);
@@ -276,7 +177,7 @@ impl<P: Protocol, W: AwaitsEnd> Desk<'_, P, W> {
 impl<P: Protocol, W: AwaitsEnd> State<P, W> {
     /// Drops what was kept for too long, so that it does not take the room of what is new.
     pub(crate) fn expire_offline(&mut self, id: ConnId) {
-        let now = self.now;
+        let now = self.clock.now();
         let Some(slot) = self.get_mut(id) else { return };
         let max_age = slot.profile.config.offline_age;
         let Some(dial) = &mut slot.dial else { return };
@@ -292,7 +193,7 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
 
     /// The dialled connection is up: notes since when.
     pub(crate) fn dial_succeeded(&mut self, id: ConnId) {
-        let now = self.now;
+        let now = self.clock.now();
         if let Some(slot) = self.get_mut(id)
             && let Some(dial) = &mut slot.dial
         {
@@ -305,8 +206,8 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
     /// The epoch, or the round, is over. In what time the next round begins, if there is to be one.
     /// That is decided once, before the handler is told.
     pub(crate) fn decide_redial(&mut self, id: ConnId) -> Option<Duration> {
-        let (now, is_running) = (self.now, self.is_running());
-        let slot = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id)?;
+        let (now, is_running) = (self.clock.now(), self.is_running());
+        let slot = self.slots.get_mut(id)?;
         let policy = &slot.profile.config.reconnect;
         let dial = slot.dial.as_mut()?;
         if !is_running {
@@ -338,7 +239,7 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
     /// Makes the connection ready for its next epoch, of which the first round begins then.
     pub(crate) fn await_round(&mut self, id: ConnId, at: Moment) {
         let salt = self.rng.next();
-        let now = self.now;
+        let now = self.clock.now();
         let Some(slot) = self.get_mut(id) else { return };
         let protocol = slot.profile.protocol.clone();
         slot.link = Connection::new(protocol, Role::Dialled, &slot.profile.config, salt, now);
@@ -356,8 +257,8 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
 
     fn set_dial_alarm(&mut self, id: ConnId, after: Duration) {
         self.cancel_dial_alarm(id);
-        let Some(deadline) = self.now.checked_add(after) else { return };
-        let key = self.wheel.insert(deadline, Alarm::Dial(id));
+        let Some(deadline) = self.clock.after(after) else { return };
+        let key = self.clock.arm(deadline, Alarm::Dial(id));
         if let Some(slot) = self.get_mut(id)
             && let Some(dial) = &mut slot.dial
         {
@@ -370,7 +271,7 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
             && let Some(dial) = &mut slot.dial
             && let Some(key) = dial.alarm.take()
         {
-            self.wheel.cancel(key);
+            self.clock.disarm(key);
         }
     }
 }

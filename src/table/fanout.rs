@@ -13,145 +13,26 @@
 //! Whatever else is sent to a connection makes it catch up with the log first, so that to each receiver
 //! everything comes in the order in which it was sent.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
-    ops::Range,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::{ops::Range, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{ended_call::AwaitsEnd, profile::Profile, slot::Slot, state::State};
+use super::{
+    broadcasts::{Fanout, Receivers, Source, place},
+    ended_call::AwaitsEnd,
+    slot::Slot,
+    state::State,
+};
 use crate::{
-    ConnId, SendError, Stats, Tagged,
+    ConnId, SendError, Tagged,
     audience::{Audience, Candidate},
-    drop_quietly::drop_quietly,
-    error::panic_text,
     protocol::Protocol,
 };
-
-/// Messages of broadcasts, each to one receiver, that one turn queues: at about 100 ns each a turn grows
-/// by some 25 µs, and one broadcast to 10 000 receivers takes 40 turns.
-const DELIVERIES_PER_TURN: usize = 256;
-
-/// Slots, and broadcasts for each of them, that one turn looks at to find those deliveries.
-const LOOKS_PER_TURN: usize = 8192;
-
-/// Deliveries out of turn, before something else that is sent, after which a step of the turn stops
-/// early.
-const CATCH_UPS_PER_STEP: usize = 4096;
-
-/// Broadcasts under way that commands have made, and as many that messages have made, from which on the
-/// loop takes no more of what makes them.
-const MARK: usize = 64;
-
-/// Broadcasts under way in all. One more makes the oldest be given out at once.
-const MAX_FANOUTS: usize = 65_536;
 
 /// What a receiver whose queue is above its high watermark is given at a time all the same. It is less
 /// than one turn writes, so that a peer which reads is not cut; one that does not read is soon, and
 /// holds up nobody.
 const BYTES_ABOVE_HIGH: usize = 256 * 1024;
-
-/// In the place of how far a connection has come: none is up in this slot.
-const NOBODY: u64 = u64::MAX;
-
-/// The bounds above. A test has smaller ones.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    pub(crate) deliveries_per_turn: usize,
-    pub(crate) looks_per_turn: usize,
-    pub(crate) catch_ups_per_step: usize,
-    pub(crate) mark: usize,
-    pub(crate) most: usize,
-}
-
-impl Limits {
-    const DEFAULT: Self = Self {
-        deliveries_per_turn: DELIVERIES_PER_TURN,
-        looks_per_turn: LOOKS_PER_TURN,
-        catch_ups_per_step: CATCH_UPS_PER_STEP,
-        mark: MARK,
-        most: MAX_FANOUTS,
-    };
-}
-
-/// What makes a broadcast. Each has a mark of its own, so that none keeps another from going on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Source {
-    /// A command of another thread.
-    Command,
-    /// What a peer has sent.
-    Message,
-    /// A timer, a connection that came or went, or the owner of the loop between two turns.
-    #[default]
-    Other,
-}
-
-/// The broadcasts under way, and how far each connection has come.
-#[derive(Debug)]
-pub(crate) struct Fanouts<P> {
-    /// The oldest first.
-    log: VecDeque<Fanout<P>>,
-    /// The number of the oldest: they are numbered over the life of the reactor.
-    first: u64,
-    /// For each slot the number of the broadcast that its connection looks at next, or [`NOBODY`].
-    heard: Vec<u64>,
-    /// Connections that are up.
-    up: usize,
-    /// Grows when a connection comes up, or is so no more.
-    version: u64,
-    /// Connections that went, and what of the log they had not come to.
-    gone: BTreeMap<ConnId, Range<u64>>,
-    /// The slot that is looked at next.
-    walk: usize,
-    /// How many are under way, by [`Source`].
-    waiting: [usize; 3],
-    source: Source,
-    /// Deliveries out of turn in this step, and what costs as much.
-    catch_ups: usize,
-    /// Connections that are not read because of the mark: those that were not read since the last
-    /// release, and those that were.
-    held: Vec<ConnId>,
-    sated: Vec<ConnId>,
-    pub(crate) limits: Limits,
-    /// Deliveries so far.
-    #[cfg(test)]
-    pub(crate) deliveries: usize,
-}
-
-/// A broadcast under way.
-#[derive(Debug)]
-struct Fanout<P> {
-    tag: u32,
-    body: Bytes,
-    to: Receivers,
-    /// Receivers that were neither served nor given up.
-    left: usize,
-    /// The place in the list that is looked at next.
-    next: usize,
-    source: Source,
-    /// The frame, for each protocol that was met; `None` if encoding it panicked.
-    frames: Vec<(Arc<Profile<P>>, Option<Bytes>)>,
-}
-
-/// Who receives a broadcast, of those that were up when it was made.
-#[derive(Debug)]
-enum Receivers {
-    All,
-    AllBut(ConnId),
-    /// These, by slot.
-    Only(Arc<[ConnId]>),
-}
-
-/// The members of a group.
-#[derive(Debug, Default)]
-pub(crate) struct Group {
-    members: BTreeSet<ConnId>,
-    /// Those that were up, and the version for which that holds.
-    listed: Option<(u64, Arc<[ConnId]>)>,
-}
 
 /// How much may still be done.
 #[derive(Clone, Copy, Debug)]
@@ -186,153 +67,6 @@ impl Share {
     }
 }
 
-impl Group {
-    pub(crate) fn insert(&mut self, id: ConnId) {
-        self.members.insert(id);
-        self.listed = None;
-    }
-
-    pub(crate) fn remove(&mut self, id: ConnId) {
-        self.members.remove(&id);
-        self.listed = None;
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.members.is_empty()
-    }
-}
-
-impl Receivers {
-    fn include(&self, id: ConnId) -> bool {
-        match self {
-            Self::All => true,
-            Self::AllBut(but) => id != *but,
-            Self::Only(list) => list.binary_search(&id).is_ok(),
-        }
-    }
-}
-
-impl<P> Default for Fanouts<P> {
-    fn default() -> Self {
-        Self {
-            log: VecDeque::new(),
-            first: 0,
-            heard: Vec::new(),
-            up: 0,
-            version: 0,
-            gone: BTreeMap::new(),
-            walk: 0,
-            waiting: [0; 3],
-            source: Source::Other,
-            catch_ups: 0,
-            held: Vec::new(),
-            sated: Vec::new(),
-            limits: Limits::DEFAULT,
-            #[cfg(test)]
-            deliveries: 0,
-        }
-    }
-}
-
-impl<P> Fanouts<P> {
-    /// Whether nothing is under way, and nothing waits for that.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.log.is_empty() && self.held.is_empty() && self.sated.is_empty()
-    }
-
-    /// How many are under way.
-    #[cfg(test)]
-    pub(crate) fn len(&self) -> usize {
-        self.log.len()
-    }
-
-    /// The number of the next broadcast.
-    fn end(&self) -> u64 {
-        self.first + self.log.len() as u64
-    }
-
-    /// A connection came up.
-    pub(crate) fn came(&mut self, id: ConnId) {
-        let (slot, end) = (id.slot() as usize, self.end());
-        if slot >= self.heard.len() {
-            self.heard.resize(slot + 1, NOBODY);
-        }
-        self.heard[slot] = end;
-        self.up += 1;
-        self.version += 1;
-    }
-
-    /// A connection is no longer up, if it was. What it has not got is kept for it, or reported, when its
-    /// turn comes.
-    pub(crate) fn went(&mut self, id: ConnId) {
-        let end = self.end();
-        let Some(heard) = self.heard.get_mut(id.slot() as usize) else { return };
-        let next = std::mem::replace(heard, NOBODY);
-        if next == NOBODY {
-            return;
-        }
-        self.up -= 1;
-        self.version += 1;
-        let next = next.max(self.first);
-        if next < end {
-            self.gone.insert(id, next..end);
-        }
-    }
-
-    /// A step of the turn begins.
-    pub(crate) const fn begin(&mut self, source: Source) {
-        self.source = source;
-        self.catch_ups = 0;
-    }
-
-    /// Whether so much was sent out of turn that the step is to stop here.
-    #[inline]
-    pub(crate) const fn is_step_over(&self) -> bool {
-        self.catch_ups >= self.limits.catch_ups_per_step
-    }
-
-    /// Whether so many of this source are under way that no more are taken.
-    #[inline]
-    pub(crate) const fn is_full(&self, source: Source) -> bool {
-        self.waiting[source as usize] >= self.limits.mark
-    }
-
-    fn push(&mut self, fanout: Fanout<P>) {
-        self.waiting[fanout.source as usize] += 1;
-        self.log.push_back(fanout);
-    }
-
-    /// Takes those that have no receiver left out of the log.
-    fn drop_finished(&mut self) {
-        while self.log.front().is_some_and(|fanout| fanout.left == 0)
-            && let Some(fanout) = self.log.pop_front()
-        {
-            self.first += 1;
-            self.waiting[fanout.source as usize] -= 1;
-            // The body is the application's.
-            drop_quietly(|| drop(fanout));
-        }
-        if self.log.is_empty() {
-            // What is left of these was for others.
-            self.gone.clear();
-        }
-    }
-
-    /// One delivery of the broadcast of this number was made, or given up.
-    fn tick_off(&mut self, number: u64) {
-        self.log[place(number, self.first)].left -= 1;
-        #[cfg(test)]
-        {
-            self.deliveries += 1;
-        }
-    }
-}
-
-/// Where in the log a broadcast is; not before its beginning.
-fn place(number: u64, first: u64) -> usize {
-    usize::try_from(number - first).expect("the log is in memory")
-}
-
 impl<P: Protocol, W: AwaitsEnd> State<P, W> {
     /// Starts a broadcast; returns how many it will reach.
     pub(crate) fn broadcast(&mut self, audience: Audience, tag: u32, body: Bytes) -> usize {
@@ -359,7 +93,7 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
             self.fan_out_oldest();
         }
         if source == Source::Message
-            && let Some(id) = self.serving
+            && let Some(id) = self.serving.conn()
             && let Some(slot) = self.get_mut(id)
         {
             slot.epoch.reading.note_broadcast();
@@ -383,7 +117,7 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
                 self.fanouts.catch_ups += self.slots.len() / 4;
                 self.slots
                     .iter()
-                    .filter(|(_, slot)| {
+                    .filter(|slot| {
                         slot.is_up()
                             && accepts(&Candidate {
                                 id: slot.id,
@@ -392,7 +126,7 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
                                 data: slot.own.as_ref().and_then(|own| own.data.as_deref()),
                             })
                     })
-                    .map(|(_, slot)| slot.id)
+                    .map(|slot| slot.id)
                     .collect()
             }
         };
@@ -402,20 +136,13 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
 
     /// The members of a group that are up. Broadcasts share the list until somebody comes or goes.
     fn list_group(&mut self, name: &str) -> Arc<[ConnId]> {
-        let Self { groups, slots, fanouts, .. } = self;
-        let Some(group) = groups.get_mut(name) else { return Arc::default() };
-        match &group.listed {
-            Some((version, list)) if *version == fanouts.version => list.clone(),
-            _ => {
-                let is_up = |id: &ConnId| {
-                    slots.get(id.slot() as usize).is_some_and(|slot| slot.id == *id && slot.is_up())
-                };
-                fanouts.catch_ups += group.members.len() / 4;
-                let list: Arc<[ConnId]> = group.members.iter().copied().filter(is_up).collect();
-                group.listed = Some((fanouts.version, list.clone()));
-                list
-            }
+        let Self { slots, fanouts, .. } = self;
+        let is_up = |id: &ConnId| slots.get(*id).is_some_and(Slot::is_up);
+        let (list, is_new) = fanouts.groups.list(name, fanouts.version, is_up);
+        if is_new {
+            fanouts.catch_ups += fanouts.groups.size(name) / 4;
         }
+        list
     }
 
     /// Serves all that are left of the oldest broadcast, and of no other.
@@ -433,9 +160,7 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
             }
             Some(_) => {
                 for slot in 0..self.fanouts.heard.len() {
-                    if self.fanouts.heard[slot] < share.until {
-                        self.serve(self.slots[slot].id, &mut share);
-                    }
+                    self.serve_at(slot, &mut share);
                 }
             }
             None => {}
@@ -502,9 +227,7 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
                 self.fanouts.walk = 0;
             }
             let slot = self.fanouts.walk;
-            if self.fanouts.heard[slot] < share.until {
-                self.serve(self.slots[slot].id, share);
-            }
+            self.serve_at(slot, share);
             share.look();
             if share.is_spent() {
                 break;
@@ -531,10 +254,19 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
         self.fanouts.catch_ups += share.delivered();
         if self.fanouts.is_step_over()
             && self.fanouts.source == Source::Message
-            && let Some(id) = self.serving
+            && let Some(id) = self.serving.conn()
         {
             // Its other messages are left to the next turn.
             self.hold(id);
+        }
+    }
+
+    /// Serves the connection that is in this slot, if it is up and has not come so far.
+    fn serve_at(&mut self, slot: usize, share: &mut Share) {
+        if self.fanouts.heard[slot] < share.until
+            && let Some(id) = self.slots.at(slot).map(|slot| slot.id)
+        {
+            self.serve(id, share);
         }
     }
 
@@ -548,8 +280,8 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
     /// Queues broadcasts for a connection until its share is spent, or there are no more. The number of
     /// one that can't be queued, if that ends it.
     fn push_broadcasts(&mut self, id: ConnId, share: &mut Share) -> Option<u64> {
-        let Self { slots, fanouts, pool, stats, dirty, .. } = self;
-        let slot = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id)?;
+        let Self { slots, fanouts, pool, stats, work, .. } = self;
+        let slot = slots.get_mut(id)?;
         let heard = fanouts.heard.get_mut(id.slot() as usize)?;
         // What is behind nobody's place is above every share.
         *heard = (*heard).max(fanouts.first);
@@ -597,7 +329,7 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
         {
             fanouts.deliveries += pushed;
         }
-        if pushed > 0 && slot.note_push(dirty) {
+        if pushed > 0 && slot.note_push(work) {
             self.note_crossing(id);
         }
         stuck
@@ -690,7 +422,7 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
         if self.fanouts.is_full(Source::Message) {
             return;
         }
-        let now = self.now;
+        let now = self.clock.now();
         let mut held = std::mem::take(&mut self.fanouts.held);
         held.append(&mut self.fanouts.sated);
         for id in held {
@@ -712,75 +444,4 @@ fn is_above<P: Protocol, W>(slot: &Slot<P, W>, queued: usize) -> bool {
     let (high, most) = (slot.profile.config.high_watermark, slot.profile.config.hard_limit);
     let more = BYTES_ABOVE_HIGH.min(most.saturating_sub(high) / 4);
     slot.link.queued_cost() > high.max(queued + more)
-}
-
-impl<P: Protocol> Fanout<P> {
-    fn message(&self) -> Tagged<Bytes> {
-        Tagged(self.tag, self.body.clone())
-    }
-
-    /// Which of the frames is for this receiver; it is encoded if its protocol was not met before. A
-    /// protocol of the application's that panics costs its receivers this message.
-    #[inline]
-    fn encode_for<W>(&mut self, slot: &mut Slot<P, W>, stats: &mut Stats) -> usize {
-        let is_known = |(profile, _): &(Arc<Profile<P>>, _)| Arc::ptr_eq(profile, &slot.profile);
-        match self.frames.iter().position(is_known) {
-            Some(place) => place,
-            None => self.encode(slot, stats),
-        }
-    }
-
-    /// As [`encode_for`](Self::encode_for), of connections that were made with other settings. The
-    /// protocol is the application's, and may panic.
-    #[cold]
-    fn encode<W>(&mut self, slot: &mut Slot<P, W>, stats: &mut Stats) -> usize {
-        let encoded = catch_unwind(AssertUnwindSafe(|| {
-            let is_equal =
-                |(profile, _): &(Arc<Profile<P>>, _)| profile.protocol == slot.profile.protocol;
-            if let Some(place) = self.frames.iter().position(is_equal) {
-                return Ok(place);
-            }
-            stats.encoded_broadcasts += 1;
-            Err(slot.link.encode_push(self.tag, &self.body))
-        }));
-        let frame = match encoded {
-            Ok(Ok(place)) => return place,
-            Ok(Err(frame)) => Some(frame),
-            Err(panic) => {
-                log::error!("encoding a broadcast panicked: {}", panic_text(&*panic));
-                stats.panics += 1;
-                None
-            }
-        };
-        self.frames.push((slot.profile.clone(), frame));
-        self.frames.len() - 1
-    }
-}
-
-#[cfg(test)]
-impl<P: Protocol, W: AwaitsEnd> State<P, W> {
-    /// Checks what holds between two turns: each broadcast has as many receivers left as there are
-    /// connections that have not come to it.
-    pub(crate) fn check_fanouts(&self) {
-        let Fanouts { log, heard, gone, first, .. } = &self.fanouts;
-        let heard_of = |slot: &Slot<P, W>| heard.get(slot.id.slot() as usize).copied();
-        let up = || self.slots.iter().map(|(_, slot)| slot).filter(|slot| slot.is_up());
-        for (_, slot) in &self.slots {
-            let is_known = heard_of(slot).unwrap_or(NOBODY) != NOBODY;
-            assert_eq!(slot.is_up(), is_known, "up, and it is not known how far it has come");
-        }
-        assert_eq!(self.fanouts.up, up().count());
-        assert_eq!(heard.iter().filter(|heard| **heard != NOBODY).count(), self.fanouts.up);
-        for (fanout, number) in log.iter().zip(*first..) {
-            let to = |id: &ConnId| fanout.to.include(*id);
-            let is_left = |slot: &&Slot<P, W>| heard_of(slot) <= Some(number) && to(&slot.id);
-            let left = up().filter(is_left).count()
-                + gone.iter().filter(|(id, range)| range.contains(&number) && to(id)).count();
-            assert_eq!(fanout.left, left, "receivers left");
-        }
-        for source in [Source::Command, Source::Message, Source::Other] {
-            let waiting = log.iter().filter(|fanout| fanout.source == source).count();
-            assert_eq!(self.fanouts.waiting[source as usize], waiting);
-        }
-    }
 }

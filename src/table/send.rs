@@ -8,11 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{
-    ended_call::AwaitsEnd,
-    slot::Phase,
-    state::{Alarm, State},
-};
+use super::{clock::Alarm, ended_call::AwaitsEnd, slot::Phase, state::State};
 use crate::{
     CallId, ConnId, Tagged,
     body::Body,
@@ -54,7 +50,7 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
         body: B,
     ) -> Result<(), (SendError, B)> {
         self.catch_up(id);
-        let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
+        let Some(slot) = self.slots.get_mut(id) else {
             return Err((SendError::Closed, body));
         };
         if slot.must_keep() {
@@ -64,11 +60,11 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
         if !slot.has_room(len) {
             return Err((self.refuse(id, len), body));
         }
-        let what = What::Push { is_caused: self.handling == Some(id) };
+        let what = What::Push { is_caused: self.serving.is_handling(id) };
         let wire_id = wire_id.unwrap_or_else(|| slot.link.next_push_id());
         let head = Head { tag, ..Head::new(slot.link.push_kind(), wire_id) };
         slot.link.push_frame(&head, body, what, &mut self.pool);
-        if slot.note_push(&mut self.dirty) {
+        if slot.note_push(&mut self.work) {
             self.note_crossing(id);
         }
         Ok(())
@@ -83,8 +79,8 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
         body: B,
     ) -> Result<(), (SendError, B)> {
         self.expire_offline(id);
-        let now = self.now;
-        let slot = &mut self.slots[id.slot() as usize];
+        let now = self.clock.now();
+        let Some(slot) = self.slots.get_mut(id) else { return Err((SendError::Closed, body)) };
         let is_up = slot.is_up();
         let (len, config) = (body.as_slice().len(), &slot.profile.config);
         let (max, limit) = slot.link.body_limit();
@@ -106,7 +102,7 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
     /// The rest follows when the queue is down at the low one.
     pub(crate) fn send_kept(&mut self, id: ConnId) {
         self.expire_offline(id);
-        while let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id)
+        while let Some(slot) = self.slots.get_mut(id)
             && slot.is_up()
             && let Some(dial) = &mut slot.dial
         {
@@ -186,7 +182,7 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
         text: &str,
     ) -> Result<(), SendError> {
         self.catch_up(id);
-        let slot = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id);
+        let slot = self.slots.get_mut(id);
         let Some(slot) = slot.filter(|slot| slot.is_up()) else { return Err(SendError::Closed) };
         if !slot.link.protocol().has_errors() {
             return Err(self.note_unanswered(id));
@@ -229,7 +225,7 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
     /// may be closing because of it.
     pub(crate) fn send_last_error(&mut self, id: ConnId, request: P::Id, code: u32, text: &str) {
         self.catch_up(id);
-        if let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id)
+        if let Some(slot) = self.slots.get_mut(id)
             && slot.phase.is_writing()
         {
             if slot.link.is_in_order() && !slot.link.protocol().has_errors() {
@@ -346,8 +342,8 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
         waiter: W,
     ) -> Result<CallId, (CallError, W)> {
         self.catch_up(id);
-        let (first_call, now, is_running) = (self.first_call, self.now, self.is_running());
-        let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
+        let (first_call, now, is_running) = (self.first_call, self.clock.now(), self.is_running());
+        let Some(slot) = self.slots.get_mut(id) else {
             return Err((gone(CloseReason::Closed), waiter));
         };
         if slot.phase != Phase::Open || !is_running {
@@ -382,7 +378,7 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
         };
         let call = CallId::new(slot.epoch.number, number);
         let deadline = now.checked_add(timeout);
-        let timer = deadline.map(|at| self.wheel.insert(at, Alarm::Call(id, call)));
+        let timer = deadline.map(|at| self.clock.arm(at, Alarm::Call(id, call)));
         self.stats.calls_in_flight += 1;
         slot.link.push_call(&head, body, NewCall { number, timer, waiter }, &mut self.pool);
         self.mark_dirty(id);

@@ -5,22 +5,20 @@
 
 use std::{
     any::Any,
-    collections::{BTreeSet, VecDeque},
+    collections::BTreeSet,
     net::{SocketAddr, SocketAddrV4, SocketAddrV6},
     sync::{Arc, atomic::AtomicBool},
 };
 
-use super::{dial::Dial, profile::Profile};
+use super::{dialled::Dial, profile::Profile, work::Work};
 use crate::{
     ConnId, ListenerId,
-    core::{
-        connection::{Connection, Role},
-        moment::Moment,
-        write_queue::FRAME_OVERHEAD,
-    },
+    core::{connection::Connection, write_queue::FRAME_OVERHEAD},
     error::CloseReason,
     id::TimerKey,
+    moment::Moment,
     protocol::Protocol,
+    role::Role,
     threads::board::{Board, LinkState, Published},
 };
 
@@ -315,10 +313,10 @@ impl<P: Protocol, W> Slot<P, W> {
     /// A frame was queued: it is to be flushed. Whether that brought the queue, or what the peer caused in
     /// it, above its mark.
     #[inline]
-    pub(crate) fn note_push(&mut self, dirty: &mut VecDeque<u32>) -> bool {
+    pub(crate) fn note_push(&mut self, work: &mut Work<W>) -> bool {
         if !self.lists.is_dirty {
             self.lists.is_dirty = true;
-            dirty.push_back(self.id.slot());
+            work.push_dirty(self.id.slot());
         }
         self.crosses_a_watermark()
     }

@@ -1,140 +1,70 @@
 //! All that the loop decides on, for all connections together, without the sockets.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    io,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::{Duration, Instant},
 };
-
-use slab::Slab;
 
 use super::{
-    ended_call::{AwaitsEnd, EndedCall},
-    fanout::{Fanouts, Group},
-    listen::ListenerState,
+    awaiters::Awaiters,
+    broadcasts::Fanouts,
+    clock::{Alarm, Clock},
+    ended_call::AwaitsEnd,
+    listeners::Listeners,
+    losses::Losses,
     planted::{Bug, is_planted},
     profile::{Profile, Profiles},
+    serving::Serving,
     slot::{Epoch, Link, Lists, Phase, Readiness, Slot},
-    stop::{Drain, StopPhase, Sweep},
+    slots::Slots,
+    stopping::Stopping,
+    work::Work,
 };
 use crate::{
-    Bytes, CallId, Config, ConnId, DrainReport, Error, ListenerId, Tagged,
+    Bytes, Config, ConnId, Error, Tagged,
     core::{
-        connection::Role,
-        moment::Moment,
         rng::Rng,
-        spin::Spin,
-        timer_wheel::TimerWheel,
         write_queue::{FRAME_OVERHEAD, QueuePool},
     },
     error::{CloseReason, SendError, panic_text},
     id::TimerKey,
     protocol::Protocol,
+    role::Role,
     stats::Stats,
     threads::board::{Board, Published},
 };
 
-/// What a timer is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Alarm {
-    /// A deadline of the connection.
-    Watch(ConnId),
-    /// A call's timeout.
-    Call(ConnId, CallId),
-    /// The application's.
-    User { token: u64, conn: Option<ConnId> },
-    /// The next step of dialling: an attempt is over its time, or the next round begins.
-    Dial(ConnId),
-    /// A listener has rested.
-    Accept(ListenerId),
-    /// Stopping has taken long enough.
-    Stop,
-}
-
-/// Told that a dialled connection is up (`None`), or why it failed.
-pub(crate) type Awaiter = Box<dyn FnOnce(Option<CloseReason>) + Send>;
-
 /// All that the loop decides on, without the sockets.
 pub(crate) struct State<P: Protocol, W> {
-    pub(crate) slots: Slab<Slot<P, W>>,
-    pub(crate) wheel: TimerWheel<Alarm>,
-    pub(crate) pool: QueuePool,
+    pub(crate) slots: Slots<P, W>,
+    /// What other threads may know of the connections.
     pub(crate) board: Arc<Board>,
-    /// Slots with something to write or to finish.
-    pub(crate) dirty: VecDeque<u32>,
-    /// Slots with something to read.
-    pub(crate) ready: VecDeque<u32>,
-    /// Streams that the application brought, to be opened.
-    pub(crate) arrivals: VecDeque<ConnId>,
-    /// Connections that linger or were dropped: the handler is to be told, or they are to be put away.
-    pub(crate) ended: VecDeque<ConnId>,
-    pub(crate) ended_calls: VecDeque<EndedCall<W>>,
-    /// Threads that wait for a dialled connection to be up, or to fail.
-    pub(crate) awaited: Vec<(ConnId, Awaiter)>,
-    /// Messages that were accepted and found no connection.
-    pub(crate) undelivered: Vec<(ConnId, Vec<Tagged<Bytes>>)>,
-    /// Those of which the handler is just being told.
-    pub(crate) handed_back: Vec<Tagged<Bytes>>,
-    /// Listeners whose connections are to end.
-    pub(crate) drains: Vec<Drain>,
-    /// Walks over the connections that are to drain.
-    pub(crate) sweeps: VecDeque<Sweep>,
-    /// What stopping came to so far.
-    pub(crate) stop_report: DrainReport,
+    pub(crate) clock: Clock,
+    pub(crate) work: Work<W>,
+    pub(crate) serving: Serving<P::Id>,
     pub(crate) fanouts: Fanouts<P>,
-    pub(crate) groups: HashMap<Arc<str>, Group>,
-    pub(crate) listeners: Vec<ListenerState<P>>,
-    pub(crate) next_listener: u32,
-    /// Connections of each listener from each address, where it bounds them.
-    pub(crate) per_peer: HashMap<(ListenerId, IpAddr), usize>,
+    pub(crate) listeners: Listeners<P>,
+    pub(crate) awaiters: Awaiters,
+    pub(crate) losses: Losses,
+    pub(crate) stopping: Stopping,
     pub(crate) profiles: Profiles<P>,
+    pub(crate) pool: QueuePool,
     pub(crate) stats: Stats,
     pub(crate) rng: Rng,
-    /// The connection that is being served: what panics now costs it, and no other.
-    pub(crate) serving: Option<ConnId>,
-    /// What the command that is being run has reserved on the board, and not given back.
-    pub(crate) charged: Option<(ConnId, usize)>,
-    /// The connection of which a message is being handled, and causes what is sent to it meanwhile.
-    pub(crate) handling: Option<ConnId>,
-    /// The request that this message is.
-    pub(crate) answering: Option<P::Id>,
-    /// What the clock showed at [`Moment::START`].
-    pub(crate) origin: Instant,
-    /// The time of this turn.
-    pub(crate) now: Moment,
-    pub(crate) stop: StopPhase,
-    /// When stopping is cut, and the timer of that.
-    pub(crate) stop_alarm: Option<(TimerKey, Moment)>,
-    pub(crate) stop_timeout: Duration,
-    pub(crate) spin: Spin,
-    pub(crate) max_connections: usize,
-    /// As many as ids can name.
-    pub(crate) max_slots: usize,
-    /// The type of the handler, for callbacks that name it.
-    pub(crate) handler_type: std::any::TypeId,
     /// Where call numbers start in tests of their end.
     pub(crate) first_call: Option<u64>,
 }
 
 impl<P: Protocol, W: AwaitsEnd> State<P, W> {
+    #[inline]
     pub(crate) fn get(&self, id: ConnId) -> Option<&Slot<P, W>> {
-        self.slots.get(id.slot() as usize).filter(|slot| slot.id == id)
+        self.slots.get(id)
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, id: ConnId) -> Option<&mut Slot<P, W>> {
-        self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id)
-    }
-
-    /// Whether there is a slot for one more connection; else why not.
-    pub(crate) fn find_slot(&self) -> io::Result<()> {
-        if self.slots.len() < self.max_slots {
-            return Ok(());
-        }
-        let text = format!("{} connections are all that ids can name", self.max_slots);
-        Err(io::Error::new(io::ErrorKind::QuotaExceeded, text))
+        self.slots.get_mut(id)
     }
 
     /// The profile of this protocol and these settings, and the protocol's name.
@@ -165,17 +95,16 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
         phase: Phase,
         peer: SocketAddr,
     ) -> Result<ConnId, Error> {
-        let (salt, now) = (self.rng.next(), self.now);
+        let (salt, now) = (self.rng.next(), self.clock.now());
         let link = self.ask_protocol(|_| {
             Link::new(profile.protocol.clone(), role, &profile.config, salt, now)
         })?;
-        let entry = self.slots.vacant_entry();
-        let slot = u32::try_from(entry.key()).expect("ids name the slot");
+        let slot = self.slots.next();
         let board = &*self.board;
         let id = board.open(slot);
         board.set_max_body(slot, link.body_limit());
         board.set_answer_room(slot, profile.config.hard_limit / 4 * 3);
-        entry.insert(Slot {
+        self.slots.insert(Slot {
             id,
             phase,
             io: Readiness::default(),
@@ -196,21 +125,8 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
 
     /// Tells other threads how the connection is.
     pub(crate) fn publish(&mut self, id: ConnId) {
-        if let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) {
+        if let Some(slot) = self.slots.get_mut(id) {
             slot.publish(&self.board);
-        }
-    }
-
-    /// Tells those who wait for a dialled connection that it is up, or why it failed.
-    pub(crate) fn tell_awaiters(&mut self, id: ConnId, failure: Option<&CloseReason>) {
-        let mut place = 0;
-        while let Some((conn, _)) = self.awaited.get(place) {
-            if *conn == id {
-                let (_, awaiter) = self.awaited.swap_remove(place);
-                awaiter(failure.cloned());
-            } else {
-                place += 1;
-            }
         }
     }
 
@@ -220,7 +136,7 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
             && !slot.lists.is_dirty
         {
             slot.lists.is_dirty = true;
-            self.dirty.push_back(id.slot());
+            self.work.push_dirty(id.slot());
         }
     }
 
@@ -230,24 +146,24 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
             && !slot.lists.is_ready
         {
             slot.lists.is_ready = true;
-            self.ready.push_back(id.slot());
+            self.work.push_ready(id.slot());
         }
     }
 
     /// Sets the connection's timer for its next deadline, if that is sooner than it is set for.
     pub(crate) fn watch(&mut self, id: ConnId) {
-        let Some(slot) = self.slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
+        let Some(slot) = self.slots.get_mut(id) else {
             return;
         };
         let Some(deadline) = slot.link.poll_timeout(&slot.profile.config) else { return };
         match slot.watch {
             Some((_, set_for)) if set_for <= deadline => return,
             Some((key, _)) => {
-                self.wheel.cancel(key);
+                self.clock.disarm(key);
             }
             None => {}
         }
-        slot.watch = Some((self.wheel.insert(deadline, Alarm::Watch(id)), deadline));
+        slot.watch = Some((self.clock.arm(deadline, Alarm::Watch(id)), deadline));
     }
 
     /// Queues a frame of a body of `len` bytes, which `push` encodes, for a connection that is up. One
@@ -260,15 +176,15 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
         len: usize,
         push: impl FnOnce(&mut Slot<P, W>, &mut QueuePool),
     ) -> Result<(), SendError> {
-        let Self { slots, pool, dirty, .. } = self;
-        let Some(slot) = slots.get_mut(id.slot() as usize).filter(|slot| slot.id == id) else {
+        let Self { slots, pool, work, .. } = self;
+        let Some(slot) = slots.get_mut(id) else {
             return Err(SendError::Closed);
         };
         if !slot.has_room(len) {
             return Err(self.refuse(id, len));
         }
         push(slot, pool);
-        if slot.note_push(dirty) {
+        if slot.note_push(work) {
             self.note_crossing(id);
         }
         Ok(())
@@ -293,7 +209,7 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
     /// Accounts for a frame that was queued.
     #[inline]
     pub(crate) fn charge(&mut self, id: ConnId) {
-        let Some(slot) = self.slots.get_mut(id.slot() as usize) else { return };
+        let Some(slot) = self.slots.get_mut(id) else { return };
         if slot.crosses_a_watermark() {
             self.note_crossing(id);
         }
@@ -314,8 +230,8 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
     /// holds.
     #[inline]
     pub(crate) fn release_charge(&mut self) {
-        let Some((conn, charged)) = self.charged.take() else { return };
-        match self.slots.get_mut(conn.slot() as usize).filter(|slot| slot.id == conn) {
+        let Some((conn, charged)) = self.serving.take_charge() else { return };
+        match self.slots.get_mut(conn) {
             Some(slot) => slot.settle(&self.board, charged),
             None => self.board.release(conn.slot(), charged),
         }
@@ -331,18 +247,15 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
     /// Gives a slot back. Nothing of the connection is left anywhere after this.
     pub(crate) fn discard(&mut self, id: ConnId) {
         self.cancel_dial_alarm(id);
-        if self.get(id).is_none() {
-            return;
-        }
-        let mut slot = self.slots.remove(id.slot() as usize);
+        let Some(mut slot) = self.slots.remove(id) else { return };
         self.board.close(id, slot.published);
         self.stats.connections -= 1;
         if let Some((key, _)) = slot.watch {
-            self.wheel.cancel(key);
+            self.clock.disarm(key);
         }
         if let Some(listener) = slot.listener {
             let is_counted = slot.profile.config.max_connections_per_peer.is_some();
-            self.release_accepted(listener, slot.peer.get().ip(), is_counted);
+            self.listeners.discount(listener, slot.peer.get().ip(), is_counted);
         }
         slot.link.give_queue(&mut self.pool);
         if let Some(own) = &mut slot.own {
@@ -350,10 +263,10 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
                 own.timers.clear();
             }
             for key in std::mem::take(&mut own.timers) {
-                self.wheel.cancel(key);
+                self.clock.disarm(key);
             }
             for group in std::mem::take(&mut own.groups) {
-                self.leave_group(id, &group);
+                self.fanouts.groups.leave(id, &group);
             }
         }
         // Dropped last: it holds what the application gave, which may panic when it is dropped.
@@ -367,50 +280,20 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
         }
     }
 
-    /// Takes a connection out of a group.
-    pub(crate) fn leave_group(&mut self, id: ConnId, group: &str) {
-        if let Some(members) = self.groups.get_mut(group) {
-            members.remove(id);
-            if members.is_empty() {
-                self.groups.remove(group);
-            }
-        }
-    }
-
     /// Notes that an accepted message found no connection.
     pub(crate) fn note_undelivered(&mut self, id: ConnId, message: Tagged<Bytes>) {
         self.stats.undelivered += 1;
-        if self.stop != StopPhase::Running {
-            self.stop_report.unsent_messages += 1;
-        }
-        match self.undelivered.last_mut() {
-            Some((last, bodies)) if *last == id => bodies.push(message),
-            _ => self.undelivered.push((id, vec![message])),
-        }
+        self.stopping.count_unsent();
+        self.losses.note(id, message);
     }
 
     /// Whether a turn would find something to do without waiting.
     pub(crate) fn has_work(&self) -> bool {
-        !self.ready.is_empty()
-            || !self.dirty.is_empty()
-            || !self.arrivals.is_empty()
-            || !self.ended.is_empty()
-            || !self.ended_calls.is_empty()
-            || !self.sweeps.is_empty()
+        !self.work.is_empty()
+            || self.stopping.has_work()
             || !self.fanouts.is_empty()
-            || !self.undelivered.is_empty()
-            || self.drains.iter().any(|drain| drain.left == 0)
+            || !self.losses.is_empty()
             || self.listeners.iter().any(|listener| listener.is_ready)
-            || self.wheel.has_due()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn alarm_stays_small() {
-        assert!(size_of::<Alarm>() <= 32, "{}", size_of::<Alarm>());
+            || self.clock.has_due()
     }
 }

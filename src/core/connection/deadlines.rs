@@ -1,17 +1,18 @@
 //! What must have happened by when.
 
-use super::{Connection, Overdue, Role};
+use super::{Connection, Overdue};
 use crate::{
     config::Config,
     core::{
         frame_clock,
         greeting::own_rules,
         heartbeat::{AWAY, Due, Rules},
-        moment::Moment,
         write_queue::QueuePool,
     },
     error::CloseReason,
+    moment::Moment,
     protocol::{Head, Kind, Protocol},
+    role::Role,
 };
 
 impl<P: Protocol, W, D: Clone> Connection<P, W, D> {

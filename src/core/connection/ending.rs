@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::Connection;
 use crate::{
-    core::{calls::Pending, farewell::FAREWELL, moment::Moment, write_queue::QueuePool},
+    core::{calls::Pending, farewell::FAREWELL, write_queue::QueuePool},
+    moment::Moment,
     protocol::{Goaway, Head, Kind, Protocol},
 };
 

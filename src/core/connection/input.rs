@@ -4,19 +4,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Connection, MAX_TEXT, MAX_URGENT, RemoteError, Role, Route, cut};
+use super::{Connection, MAX_TEXT, MAX_URGENT, RemoteError, Route, cut};
 use crate::{
     config::Config,
     core::{
         calls::Pending,
         farewell::FAREWELL,
         greeting::Greeting,
-        moment::Moment,
-        read_buffer::{Frame, Front, LARGE_FRAME, READ_CHUNK},
-        spares::Spares,
+        read_buffer::{Frame, Front, READ_CHUNK},
+        spares::{LARGE_FRAME, Spares},
         write_queue::QueuePool,
     },
+    moment::Moment,
     protocol::{DecodeError, Decoded, Head, HeartbeatBy, Kind, Protocol},
+    role::Role,
 };
 
 /// Bytes that were received and can be handled: the start of at least one frame.

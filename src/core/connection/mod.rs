@@ -31,34 +31,37 @@ mod wire;
 use std::time::Duration;
 
 pub(crate) use self::input::{Incoming, Input, Received};
-use self::talk::Talk;
 use super::{
-    calls::Pending,
+    calls::{Pending, PendingCalls},
     farewell::Farewell,
     frame_clock::FrameClock,
     greeting::Greeting,
     heartbeat::Heartbeat,
     intake::Intake,
-    layer::Layered,
-    moment::Moment,
+    layered::Layered,
     read_buffer::ReadBuffer,
+    requests::OpenRequests,
     write_queue::{QueuePool, WriteQueue},
 };
 use crate::{
     config::Config,
     error::{CloseReason, PeerText},
     id::TimerKey,
+    moment::Moment,
     protocol::{Hello, Protocol},
+    role::Role,
 };
 
 /// The longest text of an error or a goaway, in bytes, of ours and of the peer's; a longer one is cut.
 pub(crate) const MAX_TEXT: usize = 4096;
 
-/// Which side made the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
-    Accepted,
-    Dialled,
+/// What only a connection with calls has.
+#[derive(Debug)]
+struct Talk<Id, W, D> {
+    calls: PendingCalls<Id, W>,
+    requests: OpenRequests<Id, D>,
+    /// Bytes of frames written since there is this; control frames that overtake aside.
+    written: u64,
 }
 
 /// The state of one epoch. `W` waits for the answer to a call, `D` is told of a cancel.

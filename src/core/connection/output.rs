@@ -11,13 +11,12 @@ use crate::{
     config::Config,
     core::{
         intake::Load,
-        moment::Moment,
-        read_buffer::LARGE_FRAME,
         requests::Held,
-        spares::Spares,
+        spares::{LARGE_FRAME, Spares},
         write_queue::{QueuePool, SHARE_BYTES, What, Written},
     },
     error::LimitBy,
+    moment::Moment,
     protocol::{Correlation, Head, Kind, Protocol},
 };
 

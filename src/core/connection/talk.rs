@@ -1,6 +1,6 @@
 //! Calls of ours and requests of the peer's.
 
-use super::{CallRefusal, Connection, NewCall};
+use super::{CallRefusal, Connection, NewCall, Talk};
 use crate::{
     body::Body,
     config::Config,
@@ -11,15 +11,6 @@ use crate::{
     },
     protocol::{Correlation, Head, Kind, Protocol},
 };
-
-/// What only a connection with calls has.
-#[derive(Debug)]
-pub(super) struct Talk<Id, W, D> {
-    pub(super) calls: PendingCalls<Id, W>,
-    pub(super) requests: OpenRequests<Id, D>,
-    /// Bytes of frames written since there is this; control frames that overtake aside.
-    pub(super) written: u64,
-}
 
 impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     // ---- calls of ours ----

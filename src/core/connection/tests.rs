@@ -4,7 +4,8 @@ use std::{io::IoSlice, time::Duration};
 
 use super::*;
 use crate::{
-    core::{layer::records::Records, spares::Spares, write_queue::What},
+    core::{spares::Spares, write_queue::What},
+    layer::records::Records,
     protocol::{Head, Kind, Native},
 };
 

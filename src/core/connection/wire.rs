@@ -5,8 +5,9 @@ use std::io::{self, IoSlice};
 use super::{Connection, output::SLICES};
 use crate::{
     config::Config,
-    core::{layer::Layered, moment::Moment, spares::Spares, write_queue::Written},
+    core::{layered::Layered, spares::Spares, write_queue::Written},
     error::CloseReason,
+    moment::Moment,
     protocol::Protocol,
 };
 

@@ -26,14 +26,14 @@ use super::{
 };
 use crate::{
     Audience, Config, ConnId, PendingCall, ReactorBuilder, Reconnect, SendError, Tagged,
-    core::layer::{LayerMaker, records::Records},
+    layer::{LayerMaker, records::Records},
     net::{
         BroughtListener, BroughtStream, ListenOptions, StreamOptions,
         sim::{SimRng, SimStream, SimWorld},
         sockets::Sockets,
     },
     protocol::{Any, Protocol as _},
-    table::{planted::Planted, stop::StopPhase},
+    table::{planted::Planted, stopping::StopPhase},
 };
 
 fn config(rng: &mut SimRng, layer: Option<&LayerMaker>) -> Config {
@@ -227,7 +227,7 @@ impl Outside {
     }
 
     fn is_running(&mut self, node: usize) -> bool {
-        let is_running = self.fleet.nodes[node].engine.state.stop == StopPhase::Running;
+        let is_running = self.fleet.nodes[node].engine.state.stopping.phase() == StopPhase::Running;
         let is_planted = self.plan.plant == Some(Plant::TakesRunningForStopping);
         is_running && !(is_planted && self.rng.chance(0.3))
     }

@@ -56,7 +56,7 @@ fn reactor_keeps_its_own_format_and_settings_for_life() {
     fleet.run_for(SECOND);
     assert_eq!(is_default(&fleet, second), ("native", true));
     let listens = |fleet: &mut Fleet<Script<Any>>, id| {
-        fleet.nodes[0].engine.state.listener_mut(id).unwrap().profile.protocol.name()
+        fleet.nodes[0].engine.state.listeners.get(id).unwrap().profile.protocol.name()
     };
     assert_eq!(listens(&mut fleet, default_listener), "native");
     assert_eq!(listens(&mut fleet, listener), "tcpstream");
@@ -230,7 +230,7 @@ fn first_round_that_fails_is_number_one_however_it_was_dialled() {
 
     // Somebody waits for the first round.
     let id = fleet.nodes[0].engine.context().connect(SERVER).unwrap();
-    fleet.nodes[0].engine.state.awaited.push((id, Box::new(|_| {})));
+    fleet.nodes[0].engine.state.awaiters.add(id, Box::new(|_| {}));
     fleet.run_for(LONG);
     assert_eq!(rounds.take(), [1]);
 }

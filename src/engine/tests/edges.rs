@@ -691,7 +691,7 @@ fn places_of_each_listener_are_given_back_however_a_connection_ends() {
             }
         }
         fleet.run_for(10 * SECOND);
-        assert!(fleet.nodes[0].engine.state.per_peer.is_empty());
+        assert_eq!(fleet.nodes[0].engine.state.listeners.peers(), 0);
     }
 }
 

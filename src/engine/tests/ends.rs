@@ -189,7 +189,7 @@ fn broadcast_that_a_stop_cuts_is_accounted_for_to_the_last_receiver() {
     fleet.handle(0).broadcast("news").unwrap();
     fleet.handle(0).stop_within(Duration::ZERO);
     fleet.run_for(LONG);
-    let unsent = fleet.nodes[0].engine.state.stop_report.unsent_messages;
+    let unsent = fleet.nodes[0].engine.state.stopping.report().unsent_messages;
     assert_eq!(unsent + seen.count("message news") as u64, CLIENTS as u64);
     assert!(log.count("error") > 0);
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::verdicts::{Check, Verdicts};
 use crate::{
     Handle, Handler, ReactorBuilder,
-    core::moment::Moment,
     engine::Engine,
+    moment::Moment,
     net::sim::{HostId, SimNet, SimWorld},
 };
 
@@ -209,14 +209,14 @@ impl<H: Handler> Fleet<H> {
         for node in &self.nodes {
             let state = &node.engine.state;
             leaves("slots", state.slots.len());
-            leaves("timers", state.wheel.len());
+            leaves("timers", state.clock.timers());
             leaves("listeners", state.listeners.len());
-            leaves("groups", state.groups.len());
-            leaves("addresses of peers", state.per_peer.len());
-            leaves("threads that wait", state.awaited.len());
-            leaves("ended connections", state.ended.len());
-            leaves("ended calls", state.ended_calls.len());
-            leaves("undelivered messages", state.undelivered.len());
+            leaves("groups", state.fanouts.groups.len());
+            leaves("addresses of peers", state.listeners.peers());
+            leaves("threads that wait", state.awaiters.len());
+            leaves("ended connections", state.work.amounts().ended);
+            leaves("ended calls", state.work.amounts().ended_calls);
+            leaves("undelivered messages", usize::from(!state.losses.is_empty()));
             leaves("commands", usize::from(node.engine.has_post()));
             leaves("calls in flight", count(state.stats.calls_in_flight));
             leaves("connections", count(state.stats.connections));

@@ -156,7 +156,7 @@ fn broadcast_leaves_nobody_out_for_an_id_of_another_reactor() {
 #[test]
 fn connection_beyond_what_ids_can_name_is_refused() {
     let mut twins = Twins::new();
-    twins.fleet.nodes[ASKED].engine.state.max_slots = 2;
+    twins.fleet.nodes[ASKED].engine.state.slots.limit(2);
     let mut cx = twins.fleet.nodes[ASKED].engine.context();
     cx.connect("10.0.0.1:7001").unwrap();
     let refused = cx.connect("10.0.0.1:7001").unwrap_err();

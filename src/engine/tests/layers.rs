@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     Config, ConnId, ReactorBuilder, Reconnect,
-    core::layer::records::{Records, data_record},
+    layer::records::{Records, data_record},
     net::{
         Net, StreamOptions,
         sim::{SimNet, SimStream, SimWorld},
@@ -215,7 +215,7 @@ fn answers_of_the_layer_that_a_peer_does_not_take_are_bounded() {
         siege.write(&ask);
         siege.fleet.run_for(Duration::from_millis(10));
         let slots = &siege.fleet.nodes[0].engine.state.slots;
-        most = most.max(slots.iter().map(|(_, slot)| slot.link.queued_cost()).max().unwrap_or(0));
+        most = most.max(slots.iter().map(|slot| slot.link.queued_cost()).max().unwrap_or(0));
     }
     let config = Config::new();
     assert!(most > 0 && most < config.high_watermark + 1024 * 1024, "{most} bytes");

@@ -122,7 +122,7 @@ fn process_that_was_away_for_a_minute_closes_none_of_a_thousand_healthy_peers() 
     config.heartbeat(Duration::from_secs(20)).idle_timeout(Duration::from_secs(30));
     let mut town = Town::new(1, 1000, config);
     let clients = &mut town.fleet.nodes[1].engine;
-    let ids: Vec<_> = clients.state.slots.iter().map(|(_, slot)| slot.id).collect();
+    let ids: Vec<_> = clients.state.slots.ids();
     assert_eq!(ids.len(), 1000);
     town.comers();
     town.fleet.run_for(Duration::from_secs(45));

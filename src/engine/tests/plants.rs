@@ -5,7 +5,7 @@ use super::{
     verdicts::Check,
 };
 use crate::{
-    core::layer::records::LayerBug,
+    layer::records::LayerBug,
     protocol::{
         Any, AnyId, Correlation, DecodeError, Decoded, Goaway, Head, HeartbeatBy, Hello, Kind,
         Protocol,

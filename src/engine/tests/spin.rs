@@ -40,14 +40,14 @@ fn loop_learns_whether_looking_brings_the_replies_of_blocked_threads() {
     client.turn(Some(Duration::ZERO)).unwrap(); // sends the call
 
     client.turn(Some(Duration::from_millis(1))).unwrap();
-    assert_eq!(client.engine.state.spin.luck(), MOST_LUCK - 1, "in vain");
+    assert_eq!(client.engine.spin.luck(), MOST_LUCK - 1, "in vain");
 
     while server.stats().messages_out == 0 {
         server.turn(Some(PATIENCE)).unwrap();
     }
     // The reply waits in the socket.
     client.turn(Some(PATIENCE)).unwrap();
-    assert_eq!(client.engine.state.spin.luck(), MOST_LUCK);
+    assert_eq!(client.engine.spin.luck(), MOST_LUCK);
     assert_eq!(caller.join().unwrap(), "hello");
     assert_eq!((server.stats().panics, client.stats().panics), (0, 0));
 }

@@ -44,7 +44,7 @@ fn crowd() -> (Fleet<Script>, ListenerId, super::script::Log) {
 fn begun_in_a_turn(fleet: &mut Fleet<Script>) -> usize {
     let open = |fleet: &Fleet<Script>| {
         let slots = fleet.nodes[0].engine.state.slots.iter();
-        slots.filter(|(_, slot)| slot.phase == Phase::Open).count()
+        slots.filter(|slot| slot.phase == Phase::Open).count()
     };
     let before = open(fleet);
     fleet.nodes[0].engine.turn(Some(Duration::ZERO)).unwrap();

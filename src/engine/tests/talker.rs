@@ -17,7 +17,7 @@ use crate::{
     Audience, CallError, CallId, CloseReason, CloseReport, Conn, ConnId, Context, Handler,
     Incident, Message, Reply, Responder,
     api::handler::Timer,
-    core::layer::records::Records,
+    layer::records::Records,
     net::sim::{ConnectionId, Flow, SimRng, SimWorld},
     protocol::{Any, AnyId, Kind},
 };

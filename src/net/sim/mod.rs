@@ -40,7 +40,7 @@ use self::{connection::EndId, trace::Op};
 use super::{
     Addrs, BroughtListener, BroughtStream, Event, ListenOptions, Net, StreamOptions, Ticket, Token,
 };
-use crate::{core::moment::Moment, threads::mailbox::Wake};
+use crate::{moment::Moment, threads::mailbox::Wake};
 
 pub(crate) use self::{
     connection::Flow,

@@ -18,7 +18,7 @@ use super::{
     trace::{Entry, Op, Trace},
 };
 use crate::{
-    core::moment::Moment,
+    moment::Moment,
     net::{Addrs, Event, ListenOptions, Ticket, Token},
 };
 

@@ -15,7 +15,7 @@ use super::{
     state::{State, nanos},
     trace::Op,
 };
-use crate::core::moment::Moment;
+use crate::moment::Moment;
 
 /// Several hosts, the network between them, and the time; clones are the same world.
 ///

@@ -3,14 +3,8 @@
 
 use std::{collections::VecDeque, io::IoSlice, time::Duration};
 
-use crate::{
-    core::{
-        connection::Role,
-        layer::{Failure, Layer, LayerMaker, MakeLayer, Wire},
-        moment::Moment,
-    },
-    net::sim::SimRng,
-};
+use super::{Failure, Layer, LayerMaker, MakeLayer, Wire};
+use crate::{moment::Moment, net::sim::SimRng, role::Role};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, Default)]
