@@ -2,9 +2,15 @@
 //! directions.
 //!
 //! A [`Reactor`] owns every socket on one thread, parses frames as they arrive and calls your
-//! [`Handler`]. A [`Handle`] reaches it from every other thread: to send, to call, to broadcast,
-//! to stop. Accepted and dialled connections have the same API; dialled ones come back by
-//! themselves. The wire format is a [`protocol`]; five are here, and yours can be the sixth.
+//! [`Handler`]. A [`Handle`] reaches it from every other thread: to send, to call, to broadcast, to stop.
+//! Accepted and dialled connections have the same methods; dialled ones come back by themselves. The wire
+//! format is a [`protocol`]; five are here, and yours can be the sixth.
+//!
+//! ```sh
+//! cargo add longhaul
+//! ```
+//!
+//! # A server
 //!
 //! ```
 //! use longhaul::{Conn, Handler, Message, Reactor, protocol::Native};
@@ -27,10 +33,57 @@
 //! # }
 //! ```
 //!
-//! # The house
+//! [`Server`] is a reactor on a thread of its own, for programs whose main thread has something else to do.
 //!
-//! Above, what touches the system: [`Reactor`] and its loop, [`Handle`] and its mailbox. Below,
-//! what only decides: `core`, driven by bytes and the time. `docs/design.md` walks through it.
+//! # A client, and a call
+//!
+//! A [`Client`] is one connection on a thread of its own. A call is a request that waits for its reply; each
+//! end says whether the peer may have got it.
+//!
+//! ```
+//! # use longhaul::{Conn, Handler, Message, Server, protocol::Native};
+//! use std::time::Duration;
+//!
+//! use longhaul::Client;
+//!
+//! # struct Echo;
+//! # impl Handler for Echo {
+//! #     type Protocol = Native;
+//! #     fn on_message(&mut self, conn: &mut Conn<'_, Native>, msg: Message<'_, Native>) {
+//! #         let _ = conn.reply(&msg, msg.body());
+//! #     }
+//! # }
+//! # fn main() -> longhaul::Result<()> {
+//! # let server = Server::bind("127.0.0.1:0", Echo)?;
+//! let client: Client<Native> = Client::connect(server.addr())?;
+//! let reply = client.call("hello", Duration::from_secs(1))?;
+//! assert_eq!(&reply[..], b"hello");
+//! # drop(client);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A handler calls its peer with [`Conn::call`] and is told of the reply in a callback; another thread calls
+//! with [`Handle::call`], or with [`Handle::call_async`], which is a future.
+//!
+//! # Guides
+//!
+//! In the repository's `docs`:
+//!
+//! - [tuning](https://docs.rs/crate/longhaul/latest/source/docs/tuning.md): the settings, their defaults, and
+//!   what happens at each bound
+//! - [migrating](https://docs.rs/crate/longhaul/latest/source/docs/migrating.md): from the Go and the Node
+//!   library, one side at a time
+//! - [wire](https://docs.rs/crate/longhaul/latest/source/docs/wire.md): the five formats, byte by byte
+//! - [performance](https://docs.rs/crate/longhaul/latest/source/docs/performance.md): what was measured, beside
+//!   what, and how to repeat it
+//! - [design](https://docs.rs/crate/longhaul/latest/source/docs/design.md): how it is built;
+//!   [decisions](https://docs.rs/crate/longhaul/latest/source/docs/decisions.md): why, and what was rejected
+//! - [testing](https://docs.rs/crate/longhaul/latest/source/docs/testing.md): the simulator, the models, the
+//!   fuzzers
+//!
+//! A reactor can also be run turn by turn in a loop of your own: see [`Reactor::turn`] and the example
+//! `own_loop`.
 
 mod api;
 mod audience;

@@ -362,6 +362,7 @@ impl WriteQueue {
     }
 
     /// Gives back the memory of a time when there was much; for a queue that is empty.
+    #[inline]
     fn trim(&mut self) {
         debug_assert!(self.is_empty());
         trim_list(&mut self.chunks, SPARE_ITEMS);

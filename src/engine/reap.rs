@@ -35,7 +35,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
             self.reap(id);
             self.state.serving.end();
         }
-        self.report_undelivered();
+        if !self.state.losses.is_empty() {
+            self.report_undelivered();
+        }
         self.report_drained();
     }
 
