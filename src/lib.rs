@@ -29,8 +29,9 @@
 //!
 //! # The house
 //!
-//! Above, what touches the system: [`Reactor`] and its loop, [`Handle`] and its mailbox. Below,
-//! what only decides: `core`, driven by bytes and the time. `docs/design.md` walks through it.
+//! Floors, of which each imports only from those below: values; `core`, which decides for one connection,
+//! driven by bytes and the time; `threads` and `net`, what is shared and the system; `table`, which decides
+//! for all connections; `api`, the public face; `engine`, the loop. `docs/design.md` walks through them.
 
 mod api;
 mod audience;
