@@ -84,6 +84,12 @@
 //!
 //! A reactor can also be run turn by turn in a loop of your own: see [`Reactor::turn`] and the example
 //! `own_loop`.
+//!
+//! # The house
+//!
+//! Floors, of which each imports only from those below: values; `core`, which decides for one connection,
+//! driven by bytes and the time; `threads` and `net`, what is shared and the system; `table`, which decides
+//! for all connections; `api`, the public face; `engine`, the loop. `docs/design.md` walks through them.
 
 mod api;
 mod audience;

@@ -26,16 +26,17 @@ use std::{collections::VecDeque, mem};
 use bytes::Bytes;
 
 use self::frame::{Frame, Frames};
-pub(crate) use self::{frame::What, pool::QueuePool, written::Written};
+pub(crate) use self::{
+    frame::{FRAME_OVERHEAD, What},
+    pool::QueuePool,
+    written::Written,
+};
 use super::spares::Spares;
 use crate::{body::Body, moment::Moment};
 
 /// Bodies from this size on are referred to, not copied. Below it a copy is cheaper than one more
 /// slice of a vectored write and one more count of references.
 pub(crate) const SHARE_BYTES: usize = 8 * 1024;
-
-/// What every queued frame is charged beside its bytes, so that empty messages cost too.
-pub(crate) const FRAME_OVERHEAD: usize = 32;
 
 /// Where a buffer of small frames ends and the next begins.
 const CHUNK_BYTES: usize = 64 * 1024;

@@ -52,11 +52,11 @@ pub(crate) struct Engine<H: Handler, N: Net> {
     /// What handles have of the loop.
     pub(crate) shared: Arc<Shared<H::Protocol>>,
     /// How long to look for work before sleeping.
-    pub(super) spin: Spin,
+    spin: Spin,
     /// The commands of this turn that have not been run.
-    pub(super) posts: VecDeque<Post<Command<H::Protocol>>>,
-    pub(super) reader: Reader,
-    pub(super) events: Vec<Event>,
+    posts: VecDeque<Post<Command<H::Protocol>>>,
+    reader: Reader,
+    events: Vec<Event>,
     /// The first event that was not looked at.
     next_event: usize,
     step: Step,

@@ -1,6 +1,6 @@
 //! What peers say of themselves before anything else.
 
-/// The first frame in each direction of [`Native`]: what its sender accepts.
+/// The first frame in each direction of [`Native`](super::Native): what its sender accepts.
 ///
 /// The body of 20 bytes, big-endian; what a peer of a later version appends is ignored.
 ///

@@ -254,21 +254,7 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
         let is_marked = request.kind == Kind::Request;
         let is_in_order = is_marked && slot.link.is_in_order();
         let place = is_in_order.then_some(place);
-        let is_cancelled = if let Some(place) = place {
-            if !slot.link.is_awaited(place) {
-                return Err(SendError::NotAwaited);
-            }
-            false
-        } else if is_marked {
-            slot.link
-                .take_request(&request.id)
-                .ok_or(SendError::NotAwaited)?
-                .load(Ordering::Acquire)
-        } else {
-            slot.link.take_unmarked_request();
-            self.resume_requests(id);
-            false
-        };
+        let is_cancelled = self.take_deferred(id, place, request)?;
         let slot = self.get_mut(id).ok_or(SendError::Closed)?;
         if slot.phase == Phase::Draining {
             self.mark_dirty(id);
@@ -302,6 +288,31 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
             self.resume_requests(id);
         }
         sent
+    }
+
+    /// Takes a deferred request out of those in flight, if its answer is awaited. Whether its caller has
+    /// cancelled it. Where answers go in order it stays in its place until the answer is there.
+    fn take_deferred(
+        &mut self,
+        id: ConnId,
+        place: Option<u32>,
+        request: &Head<P::Id>,
+    ) -> Result<bool, SendError> {
+        let slot = self.get_mut(id).ok_or(SendError::Closed)?;
+        if let Some(place) = place {
+            return if slot.link.is_awaited(place) {
+                Ok(false)
+            } else {
+                Err(SendError::NotAwaited)
+            };
+        }
+        if request.kind == Kind::Request {
+            let is_cancelled = slot.link.take_request(&request.id).ok_or(SendError::NotAwaited)?;
+            return Ok(is_cancelled.load(Ordering::Acquire));
+        }
+        slot.link.take_unmarked_request();
+        self.resume_requests(id);
+        Ok(false)
     }
 
     /// A request that could not be refused was answered: perhaps that makes room for what is to be read

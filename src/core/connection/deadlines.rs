@@ -61,19 +61,8 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             }
             return None;
         }
-        let is_over = |limit: Option<Moment>| limit.is_some_and(|limit| now >= limit);
-        if is_over(self.hello_by(config)) {
-            let limit = config.hello_timeout;
-            return Some(Overdue::Close(if self.is_secured() {
-                CloseReason::HelloTimeout(limit)
-            } else {
-                CloseReason::HandshakeTimeout(limit)
-            }));
-        }
-        let frame_len = self.read.frame_len();
-        if is_over(self.frame.deadline(frame_len, config)) {
-            let limit = frame_clock::limit(frame_len, config);
-            return Some(Overdue::Close(CloseReason::FrameTimeout(limit)));
+        if let Some(reason) = self.overdue_input(config, now) {
+            return Some(Overdue::Close(reason));
         }
         if let Some(since) = self.stalled_since()
             && let Some(limit) = since.checked_add(config.write_timeout)
@@ -86,7 +75,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             self.restart_stall(now);
         }
         let stalled_since = self.stalled_since();
-        if is_over(self.leave_by(config)) {
+        if self.leave_by(config).is_some_and(|by| now >= by) {
             return Some(Overdue::Leave);
         }
         self.intake.handle_timeout(stalled_since, config, now);
@@ -104,6 +93,25 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
                 None
             }
         }
+    }
+
+    /// Why the connection closes, if the peer should have said something by now and has not: a hello, or
+    /// the rest of a frame.
+    fn overdue_input(&self, config: &Config, now: Moment) -> Option<CloseReason> {
+        let is_over = |limit: Option<Moment>| limit.is_some_and(|limit| now >= limit);
+        if is_over(self.hello_by(config)) {
+            let limit = config.hello_timeout;
+            return Some(if self.is_secured() {
+                CloseReason::HelloTimeout(limit)
+            } else {
+                CloseReason::HandshakeTimeout(limit)
+            });
+        }
+        let frame_len = self.read.frame_len();
+        if is_over(self.frame.deadline(frame_len, config)) {
+            return Some(CloseReason::FrameTimeout(frame_clock::limit(frame_len, config)));
+        }
+        None
     }
 
     /// When the peer's hello must have come, if it has not.

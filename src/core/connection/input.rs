@@ -329,19 +329,20 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
                 let deferred = self.talk.as_mut().and_then(|talk| talk.requests.cancel(&head.id));
                 deferred.cloned().map_or(Route::Done, Route::Cancelled)
             }
-            Kind::Goaway => {
-                let Self { protocol, farewell, .. } = self;
-                let is_lower = |before: &P::Id| !protocol.may_be_handled(before, &head.id);
-                let excludes =
-                    farewell.get_or_insert_default().handle_goaway(head.id, is_lower, now);
-                Route::Goaway {
-                    text: text_of(body).into(),
-                    redial_after: Duration::from_millis(u64::from(head.millis)),
-                    excludes,
-                }
-            }
+            Kind::Goaway => self.handle_goaway(head, body, now),
         };
         Ok(Some(route))
+    }
+
+    fn handle_goaway(&mut self, head: &Head<P::Id>, body: &[u8], now: Moment) -> Route<W, D> {
+        let Self { protocol, farewell, .. } = self;
+        let is_lower = |before: &P::Id| !protocol.may_be_handled(before, &head.id);
+        let excludes = farewell.get_or_insert_default().handle_goaway(head.id, is_lower, now);
+        Route::Goaway {
+            text: text_of(body).into(),
+            redial_after: Duration::from_millis(u64::from(head.millis)),
+            excludes,
+        }
     }
 
     fn handle_hello(&mut self, body: &[u8]) -> Result<(), DecodeError> {

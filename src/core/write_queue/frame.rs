@@ -1,6 +1,7 @@
 //! What the queue knows of the frames in it.
 
-use super::FRAME_OVERHEAD;
+/// What every queued frame is charged beside its bytes, so that empty messages cost too.
+pub(crate) const FRAME_OVERHEAD: usize = 32;
 
 /// Frames that are alike, in a row, as an echo and a broadcast have them.
 #[derive(Clone, Copy, Debug, Default)]

@@ -6,8 +6,10 @@
 //! - `world`: [`SimWorld`], what a test holds: time, hosts, scripted trouble, what to judge by;
 //! - this file: [`SimNet`], what a reactor holds;
 //! - `faults`: [`Faults`], what goes wrong at random;
-//! - `state`: the agenda, the hosts and their events; `sockets`: what a process asks of its kernel;
-//!   `transport`: what the network does; `connection`: two ends and two pipes;
+//! - `state`: the hosts and their events; `agenda`: what happens when; `sockets`: what a process asks of
+//!   its kernel; `connection`: two ends and two pipes;
+//! - `connects`, `transport`, `silence`: what the network does as a connection is made, as bytes travel,
+//!   and when they do not arrive;
 //! - `rng`, `trace`: chance, and what happened.
 //!
 //! Not simulated: corruption, which TCP's checksum catches. TCP's own keepalive and its user timeout
@@ -15,9 +17,12 @@
 
 #![allow(dead_code, unused_imports, reason = "a kit for tests, of which not all use all")]
 
+mod agenda;
 mod connection;
+mod connects;
 mod faults;
 mod rng;
+mod silence;
 mod sockets;
 mod state;
 #[cfg(test)]
@@ -46,7 +51,7 @@ pub(crate) use self::{
     connection::Flow,
     faults::Faults,
     rng::SimRng,
-    world::{ConnectionId, ConnectionInfo, HostId, SimWorld},
+    world::{ConnectionId, HostId, SimWorld},
 };
 
 /// The network as one simulated process sees it. Dropping it ends the process.

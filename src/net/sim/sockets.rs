@@ -8,8 +8,9 @@ use std::{
 };
 
 use super::{
+    agenda::{Action, Lookup},
     connection::{Connection, End, EndId, Link, Nanos, Pipe},
-    state::{Action, END, FIRST_PORT, Listener, Lookup, READ, Socket, State, WRITE, nanos},
+    state::{END, FIRST_PORT, Listener, READ, Socket, State, WRITE, nanos},
     trace::Op,
 };
 use crate::net::{ListenOptions, StreamOptions, Ticket, Token};
