@@ -68,7 +68,7 @@ impl Chat {
     /// Tells everyone in the guest's room.
     fn announce(conn: &mut Link<'_>, line: &str) {
         if let Some(room) = conn.data::<Guest>().map(|guest| guest.room.clone()) {
-            conn.broadcast(Audience::group(room), line);
+            conn.cx().broadcast(Audience::group(room), line);
         }
     }
 
@@ -84,17 +84,17 @@ impl Chat {
         let name = guest.name.clone();
         conn.leave(&before);
         conn.join(room);
-        conn.broadcast(Audience::group(before), format!("* {name} left for {room}"));
+        conn.cx().broadcast(Audience::group(before), format!("* {name} left for {room}"));
         Self::announce(conn, &format!("* {name} came"));
     }
 
     /// The names in the guest's room.
     fn who(conn: &mut Link<'_>) {
         let Some(room) = conn.data::<Guest>().map(|guest| guest.room.clone()) else { return };
-        let ids: Vec<_> = conn.connections().collect();
+        let ids: Vec<_> = conn.cx().connections().collect();
         let mut names = Vec::new();
         for id in ids {
-            if let Some(other) = conn.conn(id)
+            if let Some(other) = conn.cx().conn(id)
                 && let Some(guest) = other.data::<Guest>()
                 && guest.room == room
             {

@@ -66,7 +66,7 @@ impl Demo {
             Err(error) => self.failure = Some(error.to_string()),
         }
         if self.echoes.len() == 2 || self.failure.is_some() {
-            conn.stop();
+            conn.cx().stop();
         }
     }
 }
@@ -87,7 +87,7 @@ impl Handler for Demo {
             let text = format!("hello from {}", conn.id());
             if let Err(error) = conn.call(text, patience, Self::on_echo) {
                 self.failure = Some(error.to_string());
-                conn.stop();
+                conn.cx().stop();
             }
         }
     }

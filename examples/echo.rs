@@ -72,8 +72,7 @@ impl Echo {
         };
         // Timers of one delay are due in the order in which they were set.
         self.delayed.push_back(delayed);
-        let cx: &mut Context<'_, Any> = conn; // a timer that outlives the connection
-        cx.set_timer(self.delay, ANSWER);
+        conn.cx().set_timer(self.delay, ANSWER); // it outlives the connection
     }
 
     fn answer_next(&mut self, cx: &mut Context<'_, Any>) {
@@ -102,8 +101,7 @@ impl Handler for Echo {
         self.answer(conn, msg);
         if !self.is_quiet && !self.is_line_due {
             self.is_line_due = true;
-            let cx: &mut Context<'_, Any> = conn; // a timer that outlives the connection
-            cx.set_timer(Duration::from_secs(1), LINE);
+            conn.cx().set_timer(Duration::from_secs(1), LINE); // it outlives the connection
         }
     }
 

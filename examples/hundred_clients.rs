@@ -84,7 +84,7 @@ impl Clients {
         if !is_over {
             self.sent += u64::from(conn.send(format!("hello {}", self.sent)).is_ok());
         } else if self.counts.messages == self.sent {
-            conn.stop();
+            conn.cx().stop();
         }
     }
 }
@@ -171,7 +171,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let (ours, sent) = (reactor.handler().counts, reactor.handler().sent);
 
     let (ask, asked) = std::sync::mpsc::channel();
-    server.run_with(move |echo: &mut Echo, _| _ = ask.send(echo.counts))?;
+    server.handle().run_with(move |echo: &mut Echo, _| _ = ask.send(echo.counts))?;
     let open = asked.recv()?;
     let report = server.stop()?;
     println!(

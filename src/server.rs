@@ -3,7 +3,6 @@
 use std::{
     fmt,
     net::{SocketAddr, ToSocketAddrs},
-    ops::Deref,
 };
 
 use crate::{
@@ -14,8 +13,8 @@ use crate::{
 
 /// A reactor that listens, on a thread of its own.
 ///
-/// Through it ([`Deref`]) the whole [`Handle`]: a server sends to its clients and calls them.
-/// Dropping it stops the reactor without waiting for that; [`stop`](Self::stop) waits.
+/// Its [`handle`](Self::handle) sends to its clients and calls them. Dropping it stops the reactor without
+/// waiting for that; [`stop`](Self::stop) waits.
 ///
 /// # Examples
 ///
@@ -104,13 +103,5 @@ impl<P: Protocol> Server<P> {
     /// The loop failed, or its thread [panicked](Error::Panicked), or this is that thread.
     pub fn stop(&self) -> Result<DrainReport, Error> {
         self.worker.stop()
-    }
-}
-
-impl<P: Protocol> Deref for Server<P> {
-    type Target = Handle<P>;
-
-    fn deref(&self) -> &Handle<P> {
-        self.worker.handle()
     }
 }

@@ -144,7 +144,7 @@ fn past_the_hard_limit_a_slow_consumer_is_cut_with_an_exact_report() {
     });
     let (tell, told) = channel();
     let script = Script::echo().on_disconnect(move |conn, report| {
-        tell.send((conn.conn_stats().messages_out, report.unsent_messages)).unwrap();
+        tell.send((conn.stats().messages_out, report.unsent_messages)).unwrap();
     });
     let server = Running::server(Tcpstream, settings, script);
     let slow = slow_peer(server.addr, Tcpstream);
@@ -356,7 +356,7 @@ fn pings_without_end_from_a_peer_that_does_not_read_cost_16_kib() {
     let flood = ping.repeat(PINGS);
     let all = flood.len() as u64;
     peer.write(&flood);
-    server.until(move |cx| cx.conn(id).unwrap().conn_stats().bytes_in >= all);
+    server.until(move |cx| cx.conn(id).unwrap().stats().bytes_in >= all);
     let queued = server.ask(move |cx| cx.conn(id).unwrap().queued());
     assert!(queued <= 17 * KIB, "{queued}");
     let mut good = Peer::new(server.addr, Native);

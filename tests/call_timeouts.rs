@@ -107,7 +107,7 @@ fn cancelled_request_holds_its_place_until_its_responder_is_done() {
     let side = pair.dialling_side();
     let in_flight = {
         let (handle, conn) = (pair.server.handle.clone(), pair.accepted);
-        move || handle.ask(move |cx| cx.conn(conn).unwrap().conn_stats().requests_in_flight)
+        move || handle.ask(move |cx| cx.conn(conn).unwrap().stats().requests_in_flight)
     };
     let done: [fn(Responder<Any>); 3] = [
         |responder| {
@@ -198,7 +198,7 @@ fn late_reply_is_counted_and_dropped_on_native() {
     assert_eq!(client.events.message(), b"and on it goes");
     assert_eq!(client.ask(|cx| cx.stats().late_replies), 4);
     let conn = side.conn;
-    assert_eq!(client.ask(move |cx| cx.conn(conn).unwrap().conn_stats().late_replies), 4);
+    assert_eq!(client.ask(move |cx| cx.conn(conn).unwrap().stats().late_replies), 4);
 }
 
 #[test]
@@ -381,9 +381,9 @@ fn timeouts_shorter_than_some_replies_end_each_call_once() {
     let stats = client.handle().ask(|cx| cx.stats()).unwrap();
     assert_eq!(stats.calls_in_flight, 0);
     assert_eq!(stats.calls_timed_out, timed_out.load(Ordering::Relaxed));
-    let left = server.ask(|cx| {
+    let left = server.handle().ask(|cx| {
         let conn = cx.connections().next().unwrap();
-        cx.conn(conn).unwrap().conn_stats().requests_in_flight
+        cx.conn(conn).unwrap().stats().requests_in_flight
     });
     assert_eq!(left.unwrap(), 0);
     server.stop().unwrap();
@@ -476,7 +476,7 @@ fn million_calls_of_which_a_tenth_times_out_leave_nothing_behind() {
 
     client.call("last", NEVER).unwrap();
     let in_flight = move |cx: &mut longhaul::Context<'_, Native>, conn| {
-        let stats = cx.conn(conn).unwrap().conn_stats();
+        let stats = cx.conn(conn).unwrap().stats();
         (stats.calls_in_flight, stats.requests_in_flight)
     };
     let left = client.handle().ask(move |cx| (cx.stats(), in_flight(cx, conn))).unwrap();
@@ -484,7 +484,7 @@ fn million_calls_of_which_a_tenth_times_out_leave_nothing_behind() {
     assert_eq!(left.1, (0, 0));
     // Who timed out was cancelled at the callee, or refused there, which came too late.
     assert_eq!(cancelled.load(Ordering::Relaxed) + left.0.late_replies, ends.timed_out);
-    let left = server.ask(move |cx| {
+    let left = server.handle().ask(move |cx| {
         let conn = cx.connections().next().unwrap();
         in_flight(cx, conn)
     });

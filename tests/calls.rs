@@ -433,7 +433,7 @@ fn length_has_no_calls() {
 fn blocking_call_inside_a_callback_is_refused_at_once() {
     let (tell, told) = channel();
     let server = Script::new().on_message(move |conn, msg| {
-        let (handle, id) = (conn.handle(), conn.id());
+        let (handle, id) = (conn.cx().handle(), conn.id());
         let call = handle.call(id, "inside", NEVER);
         let future = handle.call_async(id, "inside", NEVER).wait();
         tell.send([call, future]).unwrap();
@@ -546,10 +546,10 @@ fn requests_that_are_answered_at_once_are_not_tracked() {
         side.call("request", NEVER).unwrap();
     }
     let accepted = pair.accepted;
-    let stats = pair.server.ask(move |cx| cx.conn(accepted).unwrap().conn_stats());
+    let stats = pair.server.ask(move |cx| cx.conn(accepted).unwrap().stats());
     assert_eq!((stats.requests_in_flight, stats.messages_in), (0, 100));
     let dialled = pair.dialled;
-    let stats = pair.client.ask(move |cx| cx.conn(dialled).unwrap().conn_stats());
+    let stats = pair.client.ask(move |cx| cx.conn(dialled).unwrap().stats());
     assert_eq!((stats.calls_in_flight, stats.messages_in), (0, 100));
     assert!(pair.client.events.so_far().iter().all(|event| !matches!(event, Event::Message(..))));
 }

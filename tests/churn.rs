@@ -178,9 +178,10 @@ fn close_and_reopen_inside_one_batch_never_delivers_to_the_wrong_connection() {
             None => conn.set_data(name.to_owned()),
         }
         if verb == "alone" {
-            let others: Vec<_> = conn.connections().filter(|id| *id != conn.id()).collect();
+            let own = conn.id();
+            let others: Vec<_> = conn.cx().connections().filter(|id| *id != own).collect();
             for id in others {
-                conn.conn(id).unwrap().abort();
+                conn.cx().conn(id).unwrap().abort();
             }
         }
         conn.send(&msg).unwrap();

@@ -115,8 +115,8 @@ fn server_calls_its_client_through_the_same_handle() {
     let (handler, client_told) = echo::<Native>();
     let _client = ClientBuilder::new(Native).connect_with(server.addr(), handler).unwrap();
     let Told::Connected(accepted) = next(&told) else { panic!("connected first") };
-    assert_eq!(server.call(accepted, "who are you?", NEVER).unwrap(), "who are you?");
-    server.send(accepted, "push").unwrap();
+    assert_eq!(server.handle().call(accepted, "who are you?", NEVER).unwrap(), "who are you?");
+    server.handle().send(accepted, "push").unwrap();
     let seen: Vec<_> = client_told.iter().skip(1).take(2).collect();
     assert_eq!(seen, [Told::Message(b"who are you?".to_vec()), Told::Message(b"push".to_vec())]);
 }
@@ -126,8 +126,8 @@ fn client_without_a_handler_leaves_requests_unanswered() {
     let (server, told) = server();
     let _client = Client::connect(server.addr()).unwrap();
     let Told::Connected(accepted) = next(&told) else { panic!("connected first") };
-    server.send(accepted, "ignored").unwrap();
-    let error = server.call(accepted, "anyone?", NEVER).unwrap_err();
+    server.handle().send(accepted, "ignored").unwrap();
+    let error = server.handle().call(accepted, "anyone?", NEVER).unwrap_err();
     let unanswered = longhaul::error_code::UNANSWERED;
     assert!(matches!(error, CallError::Remote { code, .. } if code == unanswered), "{error}");
 }
@@ -191,6 +191,7 @@ fn client_is_not_made_on_the_loop_that_it_would_wait_for() {
     let handle = server.handle();
     let addr = server.addr();
     let failed = server
+        .handle()
         .ask(move |_| Client::connect_on(&handle, addr, &Native, &Config::new()).map(drop))
         .unwrap();
     assert!(matches!(failed, Err(Error::OnLoopThread)), "{failed:?}");
@@ -209,9 +210,9 @@ fn connecting_to_a_closed_port_fails_at_once_with_the_systems_error() {
 #[test]
 fn connecting_on_a_reactor_to_a_closed_port_leaves_nothing_behind() {
     let (server, _told) = server();
-    let failed = Client::connect_on(&server, nobody(), &Native, &Config::new());
+    let failed = Client::connect_on(&server.handle(), nobody(), &Native, &Config::new());
     assert!(matches!(failed, Err(Error::Io(_))), "{failed:?}");
-    assert_eq!(server.ask(|cx| cx.stats().connections).unwrap(), 0);
+    assert_eq!(server.handle().ask(|cx| cx.stats().connections).unwrap(), 0);
 }
 
 #[test]
@@ -259,7 +260,7 @@ fn client_comes_back_by_itself_with_the_same_id() {
         let Told::Connected(accepted) = next(&told) else { panic!("connected first") };
         assert_eq!(client.call("hello", NEVER).unwrap(), "hello");
         assert_eq!(next(&told), Told::Message(b"hello".to_vec()));
-        server.abort(accepted);
+        server.handle().abort(accepted);
         assert_eq!(next(&told), Told::Disconnected(accepted));
         assert_eq!(next(&client_told), Told::Disconnected(client.conn()));
     }
@@ -277,7 +278,7 @@ fn stopping_joins_and_twice_is_fine() {
     }
     for _ in 0..2 {
         server.stop().unwrap();
-        assert!(server.is_stopped());
+        assert!(server.handle().is_stopped());
     }
     assert!(matches!(until_dropped(&told)[..], [Told::Connected(_), Told::Disconnected(_)]));
     assert_eq!(client.send("late"), Err(SendError::Stopped));

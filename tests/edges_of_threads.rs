@@ -151,7 +151,7 @@ fn blocking_methods_are_refused_in_every_callback() {
         Config::new(),
         Script::new()
             .on_message(move |conn, msg| {
-                let (handle, id) = (conn.handle(), conn.id());
+                let (handle, id) = (conn.cx().handle(), conn.id());
                 let responder = conn.defer(&msg).unwrap();
                 let refused = [
                     matches!(handle.ask(|_| ()), Err(Error::OnLoopThread)),

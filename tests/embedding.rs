@@ -308,7 +308,7 @@ fn stream_that_is_brought_along_from_a_callback_is_served() {
     let script = Script::new().on_message(move |conn, msg| {
         answer(conn, &msg).unwrap();
         if let Some(stream) = stream.take() {
-            conn.adopt_stream(stream, &Tcpstream.into(), &Config::new()).unwrap();
+            conn.cx().adopt_stream(stream, &Tcpstream.into(), &Config::new()).unwrap();
         }
     });
     let server = Running::server(Tcpstream, Config::new(), script);
@@ -416,7 +416,7 @@ fn close_inside_on_connect_ends_without_a_message() {
 fn callback_may_close_another_connection() {
     let script = Script::new().on_message(|conn, msg| {
         let victim = ConnId::from_u64(msg.text().parse().unwrap());
-        conn.conn(victim).unwrap().close();
+        conn.cx().conn(victim).unwrap().close();
         conn.send("done").unwrap();
     });
     let server = Running::server(Tcpstream, Config::new(), script);
@@ -445,9 +445,9 @@ fn callback_may_abort_its_own_connection_in_the_middle_of_a_batch() {
 #[test]
 fn callback_may_send_to_all_others_and_to_itself() {
     let script = Script::new().on_message(|conn, msg| {
-        let everybody: Vec<_> = conn.connections().collect();
+        let everybody: Vec<_> = conn.cx().connections().collect();
         for id in everybody {
-            conn.conn(id).unwrap().send(&msg).unwrap();
+            conn.cx().conn(id).unwrap().send(&msg).unwrap();
         }
     });
     let server = Running::server(Tcpstream, Config::new(), script);
@@ -465,8 +465,8 @@ fn callback_may_send_to_all_others_and_to_itself() {
 fn callback_may_listen_and_dial() {
     let script = Script::new().on_message(|conn, msg| {
         if msg.body() == b"open" {
-            let (_, addr) = conn.listen("127.0.0.1:0").unwrap();
-            conn.connect(addr).unwrap();
+            let (_, addr) = conn.cx().listen("127.0.0.1:0").unwrap();
+            conn.cx().connect(addr).unwrap();
         } else {
             answer(conn, &msg).unwrap();
         }

@@ -242,6 +242,6 @@ fn futures_dropped_while_their_replies_arrive_leave_nothing_behind() {
     side.call("last", NEVER).unwrap();
     assert_eq!(pair.client.ask(|cx| cx.stats().calls_in_flight), 0);
     let accepted = pair.accepted;
-    let stats = pair.server.ask(move |cx| cx.conn(accepted).unwrap().conn_stats());
+    let stats = pair.server.ask(move |cx| cx.conn(accepted).unwrap().stats());
     assert_eq!(stats.requests_in_flight, 0);
 }

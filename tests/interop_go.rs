@@ -469,7 +469,7 @@ fn call_both_ways(go: &Go, ours: &Running, conn: ConnId, kept: &Receiver<Kept>) 
 
     // Neither side took the other's requests for replies.
     assert_eq!(stream.in_flight().len(), COUNT);
-    assert_eq!(ours.ask(move |cx| cx.conn(conn).unwrap().conn_stats().calls_in_flight), COUNT);
+    assert_eq!(ours.ask(move |cx| cx.conn(conn).unwrap().stats().calls_in_flight), COUNT);
 
     for request in asked_of_them.iter().rev() {
         let question = String::from_utf8_lossy(&request.body);
@@ -674,7 +674,7 @@ fn half_a_frame_of_a_killed_client_is_no_part_of_the_next() {
     let conn = server.events.connected();
     let frame = Msg::new(0, vec![b'x'; 1000]).encode();
     go.stream().write_bytes(&frame[..500]);
-    server.until(move |cx| cx.conn(conn).unwrap().conn_stats().bytes_in == 500);
+    server.until(move |cx| cx.conn(conn).unwrap().stats().bytes_in == 500);
     drop(go);
     assert_eq!(server.events.end_of(conn), CloseReason::PeerClosedMidFrame { received: 500 });
     let go = Go::client(server.addr, App::Deaf);
@@ -752,7 +752,7 @@ fn their_answer_after_our_timeout_is_a_message_and_ends_no_other_call() {
     let second_request = go.data();
     go.stream().write(&Msg::reply_to(&first_request, "too late"));
     assert_eq!(client.events.message(), b"too late");
-    assert_eq!(client.ask(move |cx| cx.conn(conn).unwrap().conn_stats().calls_in_flight), 1);
+    assert_eq!(client.ask(move |cx| cx.conn(conn).unwrap().stats().calls_in_flight), 1);
     go.stream().write(&Msg::reply_to(&second_request, "in time"));
     assert_eq!(second.wait().unwrap(), "in time");
 }
@@ -834,7 +834,7 @@ fn half_a_frame_of_a_killed_server_is_no_part_of_the_next() {
     let addr = go.addr.unwrap();
     let frame = Msg::new(0, vec![b'x'; 1000]).encode();
     go.stream().write_bytes(&frame[..500]);
-    client.until(move |cx| cx.conn(conn).unwrap().conn_stats().bytes_in == 500);
+    client.until(move |cx| cx.conn(conn).unwrap().stats().bytes_in == 500);
     drop(go);
     assert_eq!(client.events.end_of(conn), CloseReason::PeerClosedMidFrame { received: 500 });
     let go = Go::server(addr, App::Echo);

@@ -721,7 +721,7 @@ fn their_answer_after_our_timeout_is_a_message_and_ends_no_other_call() {
     let (second_id, _) = node.data();
     node.send(&first_id, "too late");
     assert_eq!(client.events.message(), b"too late");
-    assert_eq!(client.ask(move |cx| cx.conn(conn).unwrap().conn_stats().calls_in_flight), 1);
+    assert_eq!(client.ask(move |cx| cx.conn(conn).unwrap().stats().calls_in_flight), 1);
     node.send(&second_id, "in time");
     assert_eq!(second.wait().unwrap(), "in time");
 }
@@ -738,7 +738,7 @@ fn our_pings_keep_a_silent_connection_up_and_their_echo_is_not_answered() {
     assert!(
         pings.iter().all(|ping| ping.len() == HEAD && is_uuid(ping[1..37].try_into().unwrap()))
     );
-    assert!(client.ask(move |cx| cx.conn(conn).unwrap().conn_stats().round_trip.is_some()));
+    assert!(client.ask(move |cx| cx.conn(conn).unwrap().stats().round_trip.is_some()));
     assert_eq!(node.so_far(), []);
     assert!(!client.events.so_far().iter().any(|event| matches!(event, Event::Disconnected(..))));
 }

@@ -321,7 +321,7 @@ impl Handler for Watch {
     fn on_disconnect(&mut self, conn: &mut Conn<'_, Native>, report: &CloseReport) {
         let epoch = Epoch {
             number: conn.epoch(),
-            written: conn.conn_stats().messages_out,
+            written: conn.stats().messages_out,
             handed_back: names_of(conn.take_unsent()),
             report: report.clone(),
         };

@@ -236,7 +236,7 @@ fn callee_knows_how_long_the_caller_waits() {
     let (tell, told) = channel();
     let server = Script::new().on_message(move |conn, msg| {
         let remaining = msg.remaining().expect("native carries it");
-        tell.send((conn.now(), remaining, conn.defer(&msg).unwrap())).unwrap();
+        tell.send((conn.cx().now(), remaining, conn.defer(&msg).unwrap())).unwrap();
     });
     let pair = Pair::new(Native, server, Script::new());
     let timeout = Duration::from_secs(1000);
@@ -326,7 +326,7 @@ fn answer_after_a_reconnect(protocol: &str) {
     // The first that the new epoch carries is not one of them.
     pair.client.handle.send(pair.dialled, "of the second epoch").unwrap();
     assert_eq!(pair.server.events.message(), b"of the second epoch", "{protocol}");
-    let stats = pair.server.ask(move |cx| cx.conn(again).unwrap().conn_stats());
+    let stats = pair.server.ask(move |cx| cx.conn(again).unwrap().stats());
     assert_eq!((stats.messages_in, stats.late_replies), (1, 0), "{protocol}");
 }
 

@@ -247,7 +247,7 @@ fn stop_waits_for_responders(protocol: Any, request: impl Fn(u64, &[u8]) -> Vec<
     peer.write(&[request(1, b"slow one"), request(2, b"another")].concat());
     let [answered, dropped] = [(); 2].map(|()| kept.recv_timeout(PATIENCE).unwrap());
     server.handle.stop();
-    let in_flight = server.ask(move |cx| cx.conn(id).unwrap().conn_stats().requests_in_flight);
+    let in_flight = server.ask(move |cx| cx.conn(id).unwrap().stats().requests_in_flight);
     assert_eq!(in_flight, 2, "it drains");
     answered.reply("done").unwrap();
     peer.expect("done");
@@ -401,7 +401,7 @@ fn stop_inside_a_callback_ends_the_run() {
         Config::new(),
         Script::new().on_message(|conn, msg| {
             conn.send(&msg).unwrap();
-            conn.stop();
+            conn.cx().stop();
         }),
     );
     let mut peer = Peer::new(server.addr, Tcpstream);

@@ -56,7 +56,7 @@ fn unsent_messages_are_handed_back_whole_and_in_order_once() {
         let script = Script::new().on_disconnect(move |conn, report| {
             let unsent = conn.take_unsent();
             assert!(conn.take_unsent().is_empty(), "once");
-            tell.send((report.clone(), conn.conn_stats().messages_out, unsent)).unwrap();
+            tell.send((report.clone(), conn.stats().messages_out, unsent)).unwrap();
         });
         let settings = config(|config| _ = config.hard_limit(64 * KIB * KIB));
         let server = Running::server(protocol, settings, script);
@@ -66,7 +66,7 @@ fn unsent_messages_are_handed_back_whole_and_in_order_once() {
             let mut conn = cx.conn(id).unwrap();
             for number in 0..MESSAGES {
                 if number % 5 == 0 {
-                    assert_eq!(conn.broadcast(Audience::All, numbered(number)), 1);
+                    assert_eq!(conn.cx().broadcast(Audience::All, numbered(number)), 1);
                 } else {
                     conn.send(numbered(number)).unwrap();
                 }

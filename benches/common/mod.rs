@@ -180,7 +180,7 @@ impl Handler for Others {
     }
 
     fn on_connect(&mut self, conn: &mut Conn<'_, Any>) {
-        self.dial(conn);
+        self.dial(conn.cx());
     }
 
     fn on_message(&mut self, conn: &mut Conn<'_, Any>, _: Message<'_, Any>) {
@@ -192,7 +192,7 @@ impl Handler for Others {
     }
 
     fn on_disconnect(&mut self, conn: &mut Conn<'_, Any>, _: &CloseReport) {
-        conn.stop();
+        conn.cx().stop();
     }
 
     fn on_error(&mut self, cx: &mut Context<'_, Any>, incident: &Incident) {

@@ -185,21 +185,21 @@ impl Talk {
         let Some(timeout) = self.timeout else {
             self.unanswered += 1;
             if let Err(error) = conn.send(line) {
-                self.fail(conn, error);
+                self.fail(conn.cx(), error);
             }
             return;
         };
         let called = conn.call(line, timeout, |talk: &mut Self, conn, result| {
             talk.calls -= 1;
             match result {
-                Ok(reply) => say(conn, format_args!("reply {}", reply.text())),
-                Err(error) => talk.fail_call(conn, &error),
+                Ok(reply) => say(conn.cx(), format_args!("reply {}", reply.text())),
+                Err(error) => talk.fail_call(conn.cx(), &error),
             }
-            talk.pump(conn);
+            talk.pump(conn.cx());
         });
         match called {
             Ok(_) => self.calls += 1,
-            Err(error) => self.fail_call(conn, &error),
+            Err(refused) => self.fail_call(conn.cx(), refused.error()),
         }
     }
 
@@ -243,24 +243,24 @@ impl Handler for Talk {
 
     fn on_connect(&mut self, conn: &mut Conn<'_, Any>) {
         self.is_coming_back = false;
-        say(conn, "connected");
-        self.pump(conn);
+        say(conn.cx(), "connected");
+        self.pump(conn.cx());
     }
 
     fn on_message(&mut self, conn: &mut Conn<'_, Any>, msg: Message<'_, Any>) {
-        say(conn, format_args!("message {}", msg.text()));
+        say(conn.cx(), format_args!("message {}", msg.text()));
         self.unanswered = self.unanswered.saturating_sub(1);
         if self.goodbye.is_some() {
-            self.wait_for_quiet(conn);
+            self.wait_for_quiet(conn.cx());
         }
     }
 
     fn on_writable(&mut self, conn: &mut Conn<'_, Any>) {
-        self.pump(conn);
+        self.pump(conn.cx());
     }
 
     fn on_disconnect(&mut self, conn: &mut Conn<'_, Any>, report: &CloseReport) {
-        say(conn, format_args!("disconnected {}", report.reason));
+        say(conn.cx(), format_args!("disconnected {}", report.reason));
         let is_normal = matches!(
             report.reason,
             CloseReason::Closed | CloseReason::PeerClosed | CloseReason::PeerGoaway { .. }
@@ -270,20 +270,23 @@ impl Handler for Talk {
             // What did not leave goes first on the next connection.
             for message in conn.take_unsent() {
                 if let Err(error) = conn.send(message) {
-                    self.fail(conn, error);
+                    self.fail(conn.cx(), error);
                 }
             }
-            say(conn, format_args!("reconnecting in {} ms", delay.as_millis()));
+            say(conn.cx(), format_args!("reconnecting in {} ms", delay.as_millis()));
         } else {
             self.has_failed |= !is_normal || report.unsent_messages > 0;
             if report.unsent_messages > 0 {
-                say(conn, format_args!("error {} messages were not sent", report.unsent_messages));
+                say(
+                    conn.cx(),
+                    format_args!("error {} messages were not sent", report.unsent_messages),
+                );
             }
             if conn.is_dialled() {
-                return conn.stop();
+                return conn.cx().stop();
             }
         }
-        self.pump(conn);
+        self.pump(conn.cx());
     }
 
     fn on_timer(&mut self, cx: &mut Context<'_, Any>, _: Timer) {

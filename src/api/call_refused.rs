@@ -1,15 +1,15 @@
 //! A call that was not started.
 
-use std::{error, fmt, ops::Deref};
+use std::{error, fmt};
 
 use super::waiter::Callback;
 use crate::{CallError, Conn, Handler, protocol::Protocol};
 
 /// A call with a callback was refused: why, and the callback.
 ///
-/// It is used as the [`CallError`] in it, and becomes one with [`into`](Into::into) where that is all that is
-/// asked for. The callback is dropped then, and a [`Responder`](crate::Responder) that was moved into it
-/// answers as unanswered.
+/// [`error`](Self::error) lends the reason, and [`into`](Into::into) a [`CallError`] keeps nothing else. The
+/// callback is dropped then, and a [`Responder`](crate::Responder) that was moved into it answers as
+/// unanswered.
 pub struct CallRefused<P: Protocol> {
     error: CallError,
     callback: Callback<P>,
@@ -32,14 +32,6 @@ impl<P: Protocol> CallRefused<P> {
     /// If `H` is not the type of the handler that the callback names.
     pub fn run<H: Handler<Protocol = P>>(self, handler: &mut H, conn: &mut Conn<'_, P>) {
         (self.callback)(handler, conn, Err(self.error));
-    }
-}
-
-impl<P: Protocol> Deref for CallRefused<P> {
-    type Target = CallError;
-
-    fn deref(&self) -> &CallError {
-        &self.error
     }
 }
 

@@ -4,7 +4,6 @@ use std::{
     any::{Any, TypeId},
     fmt,
     net::{SocketAddr, ToSocketAddrs},
-    ops::{Deref, DerefMut},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -297,7 +296,7 @@ impl<P: Protocol> fmt::Debug for Context<'_, P> {
     }
 }
 
-/// One connection, as a callback may use it; through it ([`Deref`]) the whole [`Context`].
+/// One connection, as a callback may use it; with [`cx`](Self::cx) the whole [`Context`].
 ///
 /// Accepted and dialled connections have the same methods. Nothing here blocks.
 pub struct Conn<'a, P: Protocol> {
@@ -305,7 +304,12 @@ pub struct Conn<'a, P: Protocol> {
     pub(crate) id: ConnId,
 }
 
-impl<P: Protocol> Conn<'_, P> {
+impl<'a, P: Protocol> Conn<'a, P> {
+    /// The reactor that the connection belongs to: its other connections, its listeners, its timers.
+    pub const fn cx(&mut self) -> &mut Context<'a, P> {
+        &mut self.cx
+    }
+
     /// The connection's id, which a [`Handle`] takes from any thread.
     pub const fn id(&self) -> ConnId {
         self.id
@@ -428,7 +432,7 @@ impl<P: Protocol> Conn<'_, P> {
     ///
     ///     fn on_message(&mut self, conn: &mut Conn<'_, Native>, msg: Message<'_, Native>) {
     ///         let Ok(responder) = conn.defer(&msg) else { return };
-    ///         let Some(mut upstream) = conn.conn(self.upstream) else { return };
+    ///         let Some(mut upstream) = conn.cx().conn(self.upstream) else { return };
     ///         let timeout = Duration::from_secs(2);
     ///         let called = upstream.call(&msg, timeout, |_: &mut Self, _, result| match result {
     ///             Ok(reply) => drop(responder.reply(reply.to_bytes())),
@@ -625,7 +629,7 @@ impl<P: Protocol> Conn<'_, P> {
     }
 
     /// What the present epoch has counted.
-    pub fn conn_stats(&self) -> ConnStats {
+    pub fn stats(&self) -> ConnStats {
         let Some(slot) = self.cx.state.get(self.id) else { return ConnStats::default() };
         let counts = slot.link.counts();
         ConnStats {
@@ -651,19 +655,5 @@ impl<P: Protocol> Conn<'_, P> {
 impl<P: Protocol> fmt::Debug for Conn<'_, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Conn").field("id", &self.id).finish_non_exhaustive()
-    }
-}
-
-impl<'a, P: Protocol> Deref for Conn<'a, P> {
-    type Target = Context<'a, P>;
-
-    fn deref(&self) -> &Context<'a, P> {
-        &self.cx
-    }
-}
-
-impl<P: Protocol> DerefMut for Conn<'_, P> {
-    fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.cx
     }
 }

@@ -238,7 +238,7 @@ fn their_client_and_our_server_keep_a_silent_connection_up() {
     node.expect("connected");
     let conn = server.events.connected();
     // Five pings of 37 bytes are more than three idle timeouts.
-    server.until(move |cx| cx.conn(conn).is_some_and(|conn| conn.conn_stats().bytes_in >= 5 * 37));
+    server.until(move |cx| cx.conn(conn).is_some_and(|conn| conn.stats().bytes_in >= 5 * 37));
     assert_eq!(node.so_far(), [""; 0]);
     assert!(server.events.so_far().is_empty());
 }
@@ -303,10 +303,10 @@ fn our_pings_keep_their_server_from_giving_us_up_silent_or_talked_to() {
     let (client, conn) = client_to(addr, &settings);
     node.expect("connected");
     let pings = |client: &Running, bytes: u64| {
-        client.until(move |cx| cx.conn(conn).unwrap().conn_stats().bytes_in >= bytes);
+        client.until(move |cx| cx.conn(conn).unwrap().stats().bytes_in >= bytes);
     };
     pings(&client, 5 * 37);
-    assert!(client.ask(move |cx| cx.conn(conn).unwrap().conn_stats().round_trip.is_some()));
+    assert!(client.ask(move |cx| cx.conn(conn).unwrap().stats().round_trip.is_some()));
     // More than two idle timeouts in which only the server talks.
     let began = now();
     while now() - began < IDLE * 5 / 2 {

@@ -111,8 +111,8 @@ fn tell(line: &str) {
 }
 
 impl Teller {
-    fn look(&mut self, conn: &Conn<'_, Native>) {
-        let (bytes, now) = (conn.conn_stats().bytes_in, conn.now());
+    fn look(&mut self, conn: &mut Conn<'_, Native>) {
+        let (bytes, now) = (conn.stats().bytes_in, conn.cx().now());
         if bytes != self.bytes {
             self.heard = Some((self.looked.unwrap_or(now), now));
         }
@@ -124,7 +124,7 @@ impl Handler for Teller {
     type Protocol = Native;
 
     fn on_connect(&mut self, conn: &mut Conn<'_, Native>) {
-        *self = Self { looked: Some(conn.now()), ..Self::default() };
+        *self = Self { looked: Some(conn.cx().now()), ..Self::default() };
         if conn.epoch() <= 1 {
             conn.set_timer(LOOK, 0);
         }
@@ -133,8 +133,8 @@ impl Handler for Teller {
 
     fn on_timer(&mut self, cx: &mut Context<'_, Native>, timer: Timer) {
         if let Some(mut conn) = timer.conn.and_then(|id| cx.conn(id)) {
-            if conn.conn_stats().bytes_in > 0 {
-                self.look(&conn);
+            if conn.stats().bytes_in > 0 {
+                self.look(&mut conn);
             }
             conn.set_timer(LOOK, 0);
         }
@@ -147,7 +147,7 @@ impl Handler for Teller {
 
     fn on_disconnect(&mut self, conn: &mut Conn<'_, Native>, report: &CloseReport) {
         self.look(conn);
-        let now = conn.now();
+        let now = conn.cx().now();
         let (since, until) = self.heard.unwrap_or((now, now));
         let reason = match &report.reason {
             CloseReason::IdleTimeout(_) => "idle-timeout".to_owned(),
@@ -159,7 +159,7 @@ impl Handler for Teller {
             conn.id().as_u64(),
             (now - until).as_micros(),
             (now - since).as_micros(),
-            conn.conn_stats().messages_out,
+            conn.stats().messages_out,
             report.unsent_messages,
         ));
     }

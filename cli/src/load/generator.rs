@@ -248,7 +248,7 @@ impl Generator {
         }
         match self.phase {
             Phase::WarmingUp | Phase::Measuring => self.send(conn),
-            Phase::Draining if self.in_flight == 0 => self.end(conn),
+            Phase::Draining if self.in_flight == 0 => self.end(conn.cx()),
             _ => {}
         }
     }
@@ -260,7 +260,7 @@ impl Generator {
 
     fn fail_on(&mut self, conn: &mut Conn<'_, Any>, errors: usize, text: &str) {
         let text = format!("connection {}: {text}", number_of(conn));
-        self.fail(conn, errors, text);
+        self.fail(conn.cx(), errors, text);
     }
 
     /// What is measured was.
@@ -337,10 +337,10 @@ impl Handler for Generator {
         let count = if self.server.is_none() { DIALLED_AT_A_TIME } else { 1 };
         self.server = self.server.or_else(|| conn.peer_addr());
         for _ in 0..count {
-            self.dial(conn);
+            self.dial(conn.cx());
         }
         if self.conns.len() == self.plan.connections && self.phase == Phase::Connecting {
-            self.begin(conn);
+            self.begin(conn.cx());
         }
     }
 
@@ -359,7 +359,7 @@ impl Handler for Generator {
         let calls = usize::try_from(report.calls).unwrap_or(usize::MAX);
         let number = number_of(conn);
         let text = format!("connection {number} was lost: {}", report.reason);
-        self.fail(conn, awaited + calls, text);
+        self.fail(conn.cx(), awaited + calls, text);
     }
 
     fn on_timer(&mut self, cx: &mut Context<'_, Any>, timer: Timer) {
@@ -443,8 +443,8 @@ impl Clock {
         *self = Self { read: None, now };
     }
 
-    fn of_read(&mut self, conn: &Conn<'_, Any>) -> Instant {
-        let read = Some((conn.stats().turns, conn.id()));
+    fn of_read(&mut self, conn: &mut Conn<'_, Any>) -> Instant {
+        let read = Some((conn.cx().stats().turns, conn.id()));
         if self.read != read {
             *self = Self { read, now: now() };
         }

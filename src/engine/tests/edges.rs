@@ -121,7 +121,7 @@ fn flood_of_pongs_replies_errors_and_cancels_that_nobody_asked_for_ends_nothing(
     assert_eq!(siege.queued(), 0);
     siege.assert_answers();
     let mut cx = siege.fleet.nodes[0].engine.context();
-    let late = cx.conn(siege.victim).unwrap().conn_stats().late_replies;
+    let late = cx.conn(siege.victim).unwrap().stats().late_replies;
     assert_eq!(late, 15_000);
 }
 
@@ -545,8 +545,8 @@ fn what_is_given_to_an_accepted_connection_in_its_last_callback_is_left_nowhere(
         let called = call(conn, "late", LONG).is_err();
         notes.note(format!("late {} {called}", sent.is_err()));
         let id = conn.id();
-        conn.broadcast(Audience::group("late"), "nobody");
-        conn.handle().close(id);
+        conn.cx().broadcast(Audience::group("late"), "nobody");
+        conn.cx().handle().close(id);
         conn.abort();
         conn.close();
     });
@@ -738,17 +738,17 @@ impl Handler for Reckless {
         for _ in 0..3 {
             let _ = conn.call::<Self>("request", 10 * SECOND, move |handler, conn, result| {
                 handler.log.note(format!("ended {}", result.is_ok()));
-                handler.come_to("callback", conn, Some(id));
+                handler.come_to("callback", conn.cx(), Some(id));
             });
         }
-        self.log.note(format!("started {}", conn.conn_stats().calls_in_flight));
-        self.come_to("on_connect", conn, Some(id));
+        self.log.note(format!("started {}", conn.stats().calls_in_flight));
+        self.come_to("on_connect", conn.cx(), Some(id));
         let _ = conn.send("news");
     }
 
     fn on_message(&mut self, conn: &mut Conn<'_, Native>, msg: Message<'_, Native>) {
         let id = conn.id();
-        self.come_to("on_message", conn, Some(id));
+        self.come_to("on_message", conn.cx(), Some(id));
         if msg.is_request() {
             let _ = conn.reply(&msg, vec![b'r'; 60_000]);
         }
@@ -756,12 +756,12 @@ impl Handler for Reckless {
 
     fn on_disconnect(&mut self, conn: &mut Conn<'_, Native>, _: &CloseReport) {
         let id = conn.id();
-        self.come_to("on_disconnect", conn, Some(id));
+        self.come_to("on_disconnect", conn.cx(), Some(id));
     }
 
     fn on_writable(&mut self, conn: &mut Conn<'_, Native>) {
         let id = conn.id();
-        self.come_to("on_writable", conn, Some(id));
+        self.come_to("on_writable", conn.cx(), Some(id));
     }
 
     fn on_timer(&mut self, cx: &mut Context<'_, Native>, timer: Timer) {
@@ -770,7 +770,7 @@ impl Handler for Reckless {
 
     fn on_cancel(&mut self, conn: &mut Conn<'_, Native>, _: u64) {
         let id = conn.id();
-        self.come_to("on_cancel", conn, Some(id));
+        self.come_to("on_cancel", conn.cx(), Some(id));
     }
 
     fn on_error(&mut self, cx: &mut Context<'_, Native>, _: &Incident) {
@@ -937,7 +937,7 @@ fn any_callback_may_call_and_send_to_every_connection() {
                 }
             }
             let _ = conn.send(vec![b'x'; 100_000]);
-            let _ = conn.handle().send(id, "from outside");
+            let _ = conn.cx().handle().send(id, "from outside");
         }
         cx.broadcast(Audience::All, vec![b'y'; 20_000]);
         cx.broadcast(Audience::filter(|_| true), "z");

@@ -263,7 +263,7 @@ fn drain_does_not_wait_for_a_request_that_its_caller_has_cancelled() {
         assert_eq!(seen.count("cancel"), 1);
         if is_cancelled_first {
             let mut cx = fleet.nodes[0].engine.context();
-            let stats = cx.conn(at_server).unwrap().conn_stats();
+            let stats = cx.conn(at_server).unwrap().stats();
             assert_eq!(stats.requests_in_flight, 1, "its answer is still being made");
             fleet.handle(0).drain(at_server);
             fleet.run_for(SECOND);

@@ -240,7 +240,7 @@ fn burst_of_one_callback_holds_back_who_caused_it_and_nobody_else() {
         if number == 1 {
             for number in 0..BURST {
                 let but = excepted.borrow().unwrap();
-                conn.broadcast(Audience::AllBut(but), body(number));
+                conn.cx().broadcast(Audience::AllBut(but), body(number));
             }
         } else {
             echo(conn, number);
@@ -268,7 +268,8 @@ fn burst_of_one_callback_holds_back_who_caused_it_and_nobody_else() {
 fn whoever_causes_broadcasts_is_read_no_faster_than_they_are_given_out() {
     let seen = Rc::new(RefCell::new(Seen::default()));
     let mut server = Party::server(&seen);
-    server.on_message = Box::new(|conn, number| _ = conn.broadcast(Audience::All, body(number)));
+    server.on_message =
+        Box::new(|conn, number| _ = conn.cx().broadcast(Audience::All, body(number)));
     let (mut fleet, readers) = hall(20, server, Party::reader(&seen), &Config::new());
     let limits = &mut fleet.nodes[0].engine.state.fanouts.limits;
     (limits.deliveries_per_turn, limits.mark) = (10, 4);

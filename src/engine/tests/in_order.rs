@@ -321,7 +321,7 @@ fn answers_go_in_the_order_of_the_requests_whoever_answers_first() {
     assert_eq!(scene.client.take(), ["push 1: news", "push 2: more news"]);
     let conn = scene.conns[0];
     let mut cx = scene.fleet.nodes[0].engine.context();
-    let stats = cx.conn(conn).unwrap().conn_stats();
+    let stats = cx.conn(conn).unwrap().stats();
     assert_eq!((stats.requests_in_flight, stats.queued), (6, 3 + 2 + 4 + 3 * 32));
     scene.server.deferred(2).reply("c").unwrap();
     scene.server.deferred(1).reply("b").unwrap();
@@ -341,7 +341,7 @@ fn answers_go_in_the_order_of_the_requests_whoever_answers_first() {
         ]
     );
     let mut cx = scene.fleet.nodes[0].engine.context();
-    let stats = cx.conn(conn).unwrap().conn_stats();
+    let stats = cx.conn(conn).unwrap().stats();
     assert_eq!((stats.requests_in_flight, stats.queued), (0, 0));
 }
 

@@ -200,7 +200,7 @@ fn encoder_that_takes_away_what_was_queued_costs_the_connection_that_it_was_queu
     let mut cx = rig.fleet.nodes[1].engine.context();
     let mut conn = cx.conn(rig.other).unwrap();
     conn.call::<Script<Bent>>("x", LONG, move |_, conn, _| {
-        let mut conn = conn.conn(victim).unwrap();
+        let mut conn = conn.cx().conn(victim).unwrap();
         conn.send("before").unwrap();
         panic_at(At::TakeAway);
         let _ = conn.send("poison");
@@ -542,7 +542,7 @@ fn closure_that_comes_too_late_and_panics_when_it_is_dropped_does_not_undo_a_sto
         client.on_disconnect = Box::new(|conn, _| {
             let bomb = Bomb;
             // In the last turn: nobody runs it any more.
-            let _ = conn.handle().run(move |_| drop(bomb));
+            let _ = conn.cx().handle().run(move |_| drop(bomb));
         });
     });
     rig.fleet.handle(1).stop_within(Duration::ZERO);

@@ -169,7 +169,7 @@ fn nothing_that_was_queued_leaves_for_a_slow_consumer_that_is_then_closed() {
             if end == "close" {
                 conn.close();
             } else {
-                assert_eq!(conn.broadcast(Audience::All, "news"), 0);
+                assert_eq!(conn.cx().broadcast(Audience::All, "news"), 0);
             }
         });
         let mut config = Config::new();
@@ -209,7 +209,7 @@ fn error_does_not_overtake_the_broadcast_that_was_made_before_it() {
     let world = SimWorld::new(1);
     let ((mut server, _), (mut client, log)) = (Script::<Native>::noting(), Script::noting());
     server.on_message = Box::new(|conn, _| {
-        conn.broadcast(Audience::All, "news");
+        conn.cx().broadcast(Audience::All, "news");
         // No answer: that is an error.
     });
     let callers = Rc::new(Cell::new(None));
@@ -239,7 +239,7 @@ fn error_does_not_overtake_the_broadcast_that_was_made_before_it() {
     // The caller's slot is among the last to be served, so by then it had got the news out of turn.
     let news = messages_before[..error].iter().filter(|line| *line == "message news").count();
     assert!(news > 0);
-    let stats = fleet.nodes[1].engine.context().conn(last.unwrap()).unwrap().conn_stats();
+    let stats = fleet.nodes[1].engine.context().conn(last.unwrap()).unwrap().stats();
     assert!(stats.messages_in >= 2, "{stats:?}");
 }
 

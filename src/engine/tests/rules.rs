@@ -347,10 +347,28 @@ fn call_after_the_peers_goaway_is_refused_as_not_sent() {
         .call::<Noting>("late", Duration::from_secs(1), |_, _, _| panic!("not started"))
         .unwrap_err();
     assert_eq!(refused.error(), &CallError::PeerDraining);
-    assert_eq!(refused.fate(), Fate::NotSent);
+    assert_eq!(refused.error().fate(), Fate::NotSent);
     // The dialled side comes back by itself.
     fleet.run_for(Duration::from_secs(60));
     assert_eq!(caller.count("connect 2"), 1, "{:?}", caller.take());
+}
+
+#[test]
+fn stats_of_a_connection_are_its_own_and_those_of_its_context_are_the_reactors() {
+    let world = SimWorld::new(1);
+    let (mut fleet, conn) = pair(&world, Noting::default(), Noting::default(), &Config::new());
+    let other = fleet.nodes[1].engine.context().connect(SERVER).unwrap();
+    fleet.run_for(Duration::from_secs(1));
+    for (conn, body) in [(conn, "one"), (other, "two"), (other, "three")] {
+        fleet.handle(1).send(conn, body).unwrap();
+    }
+    fleet.run_for(Duration::from_secs(1));
+    let mut cx = fleet.nodes[1].engine.context();
+    for (conn, sent) in [(conn, 1), (other, 2)] {
+        let mut conn = cx.conn(conn).unwrap();
+        assert_eq!(conn.stats().messages_out, sent);
+        assert_eq!(conn.cx().stats().messages_out, 3);
+    }
 }
 
 #[test]

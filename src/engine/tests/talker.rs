@@ -248,7 +248,7 @@ impl Talker {
             }
             _ => Audience::All,
         };
-        let receivers = conn.broadcast(audience, body);
+        let receivers = conn.cx().broadcast(audience, body);
         self.ledger.borrow_mut().broadcast(self.node, receivers);
     }
 
@@ -256,7 +256,7 @@ impl Talker {
     fn other<'a>(&mut self, conn: &'a mut Link<'_>) -> Option<Link<'a>> {
         let at = self.rng.below(self.up.len());
         let id = *self.up.keys().nth(at)?;
-        conn.conn(id)
+        conn.cx().conn(id)
     }
 
     fn act(&mut self, conn: &mut Link<'_>) {
@@ -271,7 +271,7 @@ impl Talker {
                 let after = self.rng.duration(&(Duration::ZERO..=Duration::from_secs(2)));
                 conn.set_timer(after, RESUME);
             }
-            66..70 => self.cancel_some(conn),
+            66..70 => self.cancel_some(conn.cx()),
             70 if self.plan.has_bursts && self.bursts > 0 => {
                 self.bursts -= 1;
                 for _ in 0..200 {
@@ -318,7 +318,7 @@ impl Talker {
                     self.push(&mut other);
                 }
             }
-            9 if self.rng.chance(0.1) => conn.stop(),
+            9 if self.rng.chance(0.1) => conn.cx().stop(),
             _ => conn.join("room"),
         }
     }
@@ -477,7 +477,7 @@ impl Handler for Talker {
             conn.set_timer(Duration::from_hours(24), NEVER);
         }
         if self.rng.below(1000) < self.plan.rude {
-            self.cancel_some(conn);
+            self.cancel_some(conn.cx());
             conn.abort();
         }
         self.maybe_panic();
@@ -529,7 +529,7 @@ impl Handler for Talker {
         if let CloseReason::Panicked(text) = &report.reason {
             self.verdicts.check(Check::Panics, text == PLANNED, || report.to_string());
         }
-        let stats = conn.conn_stats();
+        let stats = conn.stats();
         if !self.plan.has_calls {
             self.verdicts.check(Check::Counts, epoch.handled == stats.messages_in, || {
                 format!("{} of {} messages were handled", epoch.handled, stats.messages_in)
@@ -565,7 +565,7 @@ impl Handler for Talker {
             1 if self.plan.has_calls => {
                 self.call(conn);
             }
-            2 => self.cancel_some(conn),
+            2 => self.cancel_some(conn.cx()),
             3 if self.rng.below(100) < self.plan.rude => self.be_rude(conn),
             _ => {}
         }

@@ -119,7 +119,7 @@ fn what_a_format_transforms_is_handed_back_as_it_was_sent() {
     conn.send(Tagged(1, "first")).unwrap();
     conn.send("level").unwrap();
     conn.send(Tagged(3, String::from("third"))).unwrap();
-    assert_eq!(conn.broadcast(Audience::All, Tagged(4, "fourth")), 1);
+    assert_eq!(conn.cx().broadcast(Audience::All, Tagged(4, "fourth")), 1);
     conn.abort();
     fleet.run_for(Duration::from_secs(1));
     let unsent = ["unsent 1 first", "unsent 0 level", "unsent 3 third", "unsent 4 fourth"];

@@ -79,6 +79,6 @@ impl<P: Protocol> Handler for Broadcast<P> {
 
     fn on_message(&mut self, conn: &mut Conn<'_, P>, msg: Message<'_, P>) {
         let sender = conn.id();
-        conn.broadcast(Audience::AllBut(sender), &msg);
+        conn.cx().broadcast(Audience::AllBut(sender), &msg);
     }
 }
