@@ -8,6 +8,7 @@ mod closing;
 pub(crate) mod commands;
 mod events;
 mod flush;
+mod frames;
 mod opening;
 mod read;
 mod reader;
