@@ -76,7 +76,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 self.state.mark_ready(id);
                 break;
             }
-            if let Some(received) = slot.link.take_waiting(&mut reader) {
+            if slot.link.has_waiting()
+                && let Some(received) = slot.link.take_waiting(&mut reader)
+            {
                 self.handle_received(id, Ok(Some(received)), &mut budget);
                 continue;
             }

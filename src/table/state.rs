@@ -131,6 +131,7 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
     }
 
     /// Flushes the connection, or finishes closing it, in this turn.
+    #[inline]
     pub(crate) fn mark_dirty(&mut self, id: ConnId) {
         if let Some(slot) = self.get_mut(id)
             && !slot.lists.is_dirty

@@ -117,6 +117,7 @@ impl Stopping {
     }
 
     /// A listener whose last connection has ended, and what was cut.
+    #[inline]
     pub(crate) fn take_drained(&mut self) -> Option<(ListenerId, DrainReport)> {
         let place = self.drains.iter().position(|drain| drain.left == 0)?;
         let Drain { listener, report, .. } = self.drains.remove(place);

@@ -145,7 +145,8 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     /// The first `count` bytes of the [`room`](Self::room) were filled. What can be handled now, if
     /// something can: a large frame only when it is whole.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "its answer is large, and taken apart at once")]
+    #[inline(always)]
     pub(crate) fn receive<'r>(
         &mut self,
         shared: &'r mut [u8],
