@@ -28,7 +28,9 @@ const ENDS_PER_TURN: usize = 1024;
 impl<H: Handler, N: Net> Engine<H, N> {
     /// Ends calls, tells the handler, schedules redials, gives slots back.
     pub(super) fn reap_all(&mut self) {
-        self.run_ended_calls();
+        if self.state.work.amounts().ended_calls > 0 {
+            self.run_ended_calls();
+        }
         for _ in 0..self.state.work.amounts().ended.min(ENDS_PER_TURN) {
             let Some(id) = self.state.work.pop_ended() else { break };
             self.state.serving.begin(id);
@@ -38,7 +40,9 @@ impl<H: Handler, N: Net> Engine<H, N> {
         if !self.state.losses.is_empty() {
             self.report_undelivered();
         }
-        self.report_drained();
+        if self.state.stopping.has_drains() {
+            self.report_drained();
+        }
     }
 
     /// Runs the callbacks of calls that ended without a reply. Those that they end are left for later.

@@ -43,11 +43,13 @@ impl Clock {
     }
 
     /// It is so late now. No timer fires before [`advance`](Self::advance).
+    #[inline]
     pub(crate) const fn set(&mut self, now: Moment) {
         self.now = now;
     }
 
     /// So much later than now; `None` beyond the end of time.
+    #[inline]
     pub(crate) fn after(&self, time: Duration) -> Option<Moment> {
         self.now.checked_add(time)
     }
@@ -76,21 +78,25 @@ impl Clock {
     }
 
     /// Finds what is due by now.
+    #[inline]
     pub(crate) fn advance(&mut self) {
         self.wheel.advance(self.now);
     }
 
     /// The next timer of what is due.
+    #[inline]
     pub(crate) fn pop_due(&mut self) -> Option<(TimerKey, Alarm)> {
         self.wheel.pop_due()
     }
 
     /// Whether something that is due is left.
+    #[inline]
     pub(crate) fn has_due(&self) -> bool {
         self.wheel.has_due()
     }
 
     /// When there is something to do.
+    #[inline]
     pub(crate) fn next_wake(&self) -> Option<Moment> {
         self.wheel.next_wake()
     }

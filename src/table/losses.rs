@@ -19,6 +19,7 @@ impl Losses {
     }
 
     /// Whether there is nothing to tell.
+    #[inline]
     pub(crate) const fn is_empty(&self) -> bool {
         self.undelivered.is_empty()
     }

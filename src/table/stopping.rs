@@ -59,6 +59,7 @@ impl Stopping {
         }
     }
 
+    #[inline]
     pub(crate) const fn phase(&self) -> StopPhase {
         self.phase
     }
@@ -74,6 +75,7 @@ impl Stopping {
     }
 
     /// Whether a turn has something to do.
+    #[inline]
     pub(crate) fn has_work(&self) -> bool {
         !self.sweeps.is_empty() || self.drains.iter().any(|drain| drain.left == 0)
     }
@@ -116,6 +118,12 @@ impl Stopping {
         self.sweeps.push_back(Sweep { listener: Some(listener), next: 0 });
     }
 
+    /// Whether connections of closed listeners are to end.
+    #[inline]
+    pub(crate) const fn has_drains(&self) -> bool {
+        !self.drains.is_empty()
+    }
+
     /// A listener whose last connection has ended, and what was cut.
     #[inline]
     pub(crate) fn take_drained(&mut self) -> Option<(ListenerId, DrainReport)> {
@@ -143,6 +151,7 @@ impl Stopping {
     }
 
     /// Whether connections are left to drain.
+    #[inline]
     pub(crate) fn has_sweeps(&self) -> bool {
         !self.sweeps.is_empty()
     }
