@@ -157,7 +157,7 @@ impl RecordLayer {
                 }
             }
             END => self.is_ended = true,
-            ASK => push(out, ANSWER, 0, bytes.to_vec().into_iter()),
+            ASK => push(out, ANSWER, 0, bytes.iter().copied()),
             ANSWER => {}
             _ => return Err(format!("no record is of kind {kind}")),
         }

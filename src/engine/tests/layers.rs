@@ -112,8 +112,8 @@ fn handshake_comes_before_everything_and_then_all_is_as_without_a_layer() {
         call(&mut conn, "question", 10 * SECOND).unwrap();
         // Each byte of it may be held back for a while.
         fleet.run_for(60 * SECOND);
-        let long = format!("message {}", "y".repeat(40));
-        assert_eq!(seen.take(), ["message news", &long, "message question"]);
+        let filled = format!("message {}", "y".repeat(40));
+        assert_eq!(seen.take(), ["message news", &filled, "message question"]);
         assert_eq!(log.take(), ["reply to question: question"]);
         fleet.handle(1).close(id);
         fleet.run_for(SECOND);
