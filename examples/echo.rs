@@ -14,7 +14,6 @@ use std::{
     collections::VecDeque,
     fmt::Display,
     io::{self, Write},
-    net::SocketAddr,
     process::ExitCode,
     sync::mpsc::{Sender, channel},
     thread,
@@ -24,7 +23,7 @@ use std::{
 use anyhow::Context as _;
 use args::{Options, Seconds};
 use longhaul::{
-    Bytes, CallError, ClientBuilder, Config, Conn, ConnId, Context, Handler, Message,
+    Addr, Bytes, CallError, ClientBuilder, Config, Conn, ConnId, Context, Handler, Message,
     ReactorBuilder, Responder, Stats, Tagged, Timer,
     protocol::{Any, Kind},
 };
@@ -235,11 +234,7 @@ fn serve(args: &Args) -> anyhow::Result<()> {
 }
 
 /// All that a client does: it connects, says hello, hears the answer, and goes.
-fn say_hello(
-    client: ClientBuilder<Any>,
-    addr: SocketAddr,
-    patience: Duration,
-) -> anyhow::Result<()> {
+fn say_hello(client: ClientBuilder<Any>, addr: Addr, patience: Duration) -> anyhow::Result<()> {
     let (told, pushes) = channel();
     let client = client.connect_with(addr, Ear(told))?;
     let answer = match client.call("hello", patience) {

@@ -18,7 +18,6 @@
 mod args;
 
 use std::{
-    net::SocketAddr,
     process::ExitCode,
     time::{Duration, Instant},
 };
@@ -27,8 +26,8 @@ use anyhow::ensure;
 use args::{Options, Seconds};
 use indicatif::{ProgressBar, ProgressStyle};
 use longhaul::{
-    CloseReport, Config, Conn, Context, Handler, Message, Reactor, ReactorBuilder, Server, Timer,
-    protocol::Tcpstream,
+    Addr, CloseReport, Config, Conn, Context, Handler, Message, Reactor, ReactorBuilder, Server,
+    Timer, protocol::Tcpstream,
 };
 
 /// What a side counts.
@@ -65,7 +64,7 @@ impl Handler for Echo {
 
 /// All clients.
 struct Clients {
-    server: SocketAddr,
+    server: Addr,
     size: usize,
     counts: Counts,
     sent: u64,
@@ -94,7 +93,7 @@ impl Handler for Clients {
 
     fn on_start(&mut self, cx: &mut Context<'_, Tcpstream>) {
         for _ in 0..self.size {
-            cx.connect(self.server).expect("an address, and settings that were checked");
+            cx.connect(&self.server).expect("an address, and settings that were checked");
         }
     }
 
@@ -158,7 +157,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
     let bar = ProgressBar::new(millis)
         .with_style(ProgressStyle::with_template("{bar:40} {elapsed} of the time is over")?);
     let mut reactor: Reactor<Clients> = builder.build(Clients {
-        server: server.addr(),
+        server: server.addr().clone(),
         size: clients,
         counts: Counts::default(),
         sent: 0,

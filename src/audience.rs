@@ -1,8 +1,8 @@
 //! Who is to get a broadcast.
 
-use std::{any::Any, fmt, net::SocketAddr, sync::Arc};
+use std::{any::Any, fmt, sync::Arc};
 
-use crate::{ConnId, ListenerId};
+use crate::{Addr, ConnId, ListenerId};
 
 /// Who receives a broadcast.
 #[non_exhaustive]
@@ -27,7 +27,7 @@ pub struct Candidate<'a> {
     /// The listener that accepted it; `None` if it was dialled.
     pub listener: Option<ListenerId>,
     /// The peer's address.
-    pub peer_addr: SocketAddr,
+    pub peer_addr: Addr,
     /// What the application keeps with it.
     pub data: Option<&'a (dyn Any + Send)>,
 }

@@ -3,17 +3,11 @@
 
 mod peer_text;
 
-use std::{
-    any::Any,
-    borrow::Cow,
-    error, fmt, io,
-    net::{SocketAddr, ToSocketAddrs},
-    time::Duration,
-};
+use std::{any::Any, borrow::Cow, error, fmt, io, time::Duration};
 
 pub use self::peer_text::PeerText;
 pub(crate) use self::peer_text::Printable;
-use crate::{ConnId, ListenerId, protocol::DecodeError};
+use crate::{Addr, ConnId, ListenerId, protocol::DecodeError};
 
 /// The message of a panic.
 pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> String {
@@ -37,8 +31,10 @@ pub enum Error {
     Io(io::Error),
     /// A setting is out of its range, or two contradict each other.
     Config(ConfigError),
-    /// An address is neither `host:port` nor `ip:port`.
+    /// An address is none of the forms that a [`Target`](crate::Target) takes.
     Address(String),
+    /// An address is of a kind that this version does not have.
+    Unsupported(String),
     /// The reactor has stopped.
     Stopped,
     /// A blocking method was called on the reactor's own thread, which would wait for itself.
@@ -67,6 +63,7 @@ impl Error {
             }),
             Self::Config(error) => Self::Config(error.clone()),
             Self::Address(text) => Self::Address(text.clone()),
+            Self::Unsupported(text) => Self::Unsupported(text.clone()),
             Self::Panicked(text) => Self::Panicked(text.clone()),
             Self::Stopped => Self::Stopped,
             Self::OnLoopThread => Self::OnLoopThread,
@@ -81,21 +78,6 @@ impl Error {
 /// An error of the system that names what it is about, and keeps its kind.
 pub(crate) fn named(what: impl fmt::Display, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{what}: {error}"))
-}
-
-/// The addresses to listen on; an error names what was given.
-pub(crate) fn listening_addrs(
-    addr: &(impl ToSocketAddrs + fmt::Debug),
-) -> io::Result<Vec<SocketAddr>> {
-    match addr.to_socket_addrs() {
-        Ok(addrs) => Ok(addrs.collect()),
-        // What is neither of the two forms.
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-            let text = format!("{addr:?} is no address, expected ip:port or host:port");
-            Err(io::Error::new(error.kind(), text))
-        }
-        Err(error) => Err(named(format_args!("{addr:?}"), &error)),
-    }
 }
 
 impl error::Error for Error {
@@ -119,6 +101,7 @@ impl fmt::Display for Error {
             Self::Address(text) => {
                 write!(f, "'{text}' is no address, expected ip:port or host:port")
             }
+            Self::Unsupported(text) => write!(f, "this version has no support for '{text}'"),
             Self::Stopped => f.write_str("the reactor has stopped"),
             Self::OnLoopThread => f.write_str("blocking call on the reactor's own thread"),
             Self::Full => f.write_str("the mailbox is full"),
@@ -791,7 +774,7 @@ pub enum Incident {
         /// Which listener.
         listener: ListenerId,
         /// The address of the peer.
-        peer: SocketAddr,
+        peer: Addr,
         /// The limit that is reached: connections in all, or of one address.
         limit: usize,
     },
@@ -827,7 +810,7 @@ pub enum Incident {
         /// Which listener accepted it; `None` if the application brought the socket.
         listener: Option<ListenerId>,
         /// The address of the peer.
-        peer: SocketAddr,
+        peer: Addr,
         /// Why.
         reason: CloseReason,
     },
@@ -895,9 +878,8 @@ mod tests {
 
     #[test]
     fn address_that_is_none_is_named_with_what_was_expected() {
-        let error = listening_addrs(&"localhost").unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
-        let expected = "\"localhost\" is no address, expected ip:port or host:port";
+        let error = "localhost".parse::<crate::Target>().unwrap_err();
+        let expected = "'localhost' is no address, expected ip:port or host:port";
         assert_eq!(error.to_string(), expected);
     }
 

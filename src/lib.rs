@@ -91,6 +91,7 @@
 //! driven by bytes and the time; `threads` and `net`, what is shared and the system; `table`, which decides
 //! for all connections; `api`, the public face; `engine`, the loop. `docs/design.md` walks through them.
 
+mod addr;
 mod api;
 mod audience;
 #[cfg(feature = "bench")]
@@ -128,6 +129,7 @@ struct GuideExamples;
 pub use bytes::Bytes;
 
 pub use crate::{
+    addr::Addr,
     api::{
         call_refused::CallRefused,
         context::{Conn, Context},

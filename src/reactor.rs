@@ -2,12 +2,11 @@
 
 use std::{
     fmt,
-    net::{SocketAddr, ToSocketAddrs},
     time::{Duration, Instant},
 };
 
 use crate::{
-    Config, ConnId, Context, DrainReport, Error, Handle, Handler, ListenerId, ReactorBuilder,
+    Addr, Config, ConnId, Context, DrainReport, Error, Handle, Handler, ListenerId, ReactorBuilder,
     Stats, Target, engine::Engine, net::system::System, protocol::Protocol,
 };
 
@@ -67,10 +66,11 @@ impl<H: Handler> Reactor<H> {
     /// # Errors
     ///
     /// No address could be bound.
-    pub fn listen(
-        &mut self,
-        addr: impl ToSocketAddrs + fmt::Debug,
-    ) -> Result<(ListenerId, SocketAddr), Error> {
+    pub fn listen<T>(&mut self, addr: T) -> Result<(ListenerId, Addr), Error>
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+    {
         self.context().listen(addr)
     }
 
@@ -79,12 +79,16 @@ impl<H: Handler> Reactor<H> {
     /// # Errors
     ///
     /// The settings can't work, or no address could be bound.
-    pub fn listen_with(
+    pub fn listen_with<T>(
         &mut self,
-        addr: impl ToSocketAddrs + fmt::Debug,
+        addr: T,
         protocol: &H::Protocol,
         config: &Config,
-    ) -> Result<(ListenerId, SocketAddr), Error> {
+    ) -> Result<(ListenerId, Addr), Error>
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+    {
         self.context().listen_with(addr, protocol, config)
     }
 
@@ -129,7 +133,7 @@ impl<H: Handler> Reactor<H> {
         listener: std::net::TcpListener,
         protocol: &H::Protocol,
         config: &Config,
-    ) -> Result<(ListenerId, SocketAddr), Error> {
+    ) -> Result<(ListenerId, Addr), Error> {
         self.context().adopt_listener(listener, protocol, config)
     }
 

@@ -1,12 +1,7 @@
 //! A listening reactor on a thread of its own.
 
-use std::{
-    fmt,
-    net::{SocketAddr, ToSocketAddrs},
-};
-
 use crate::{
-    DrainReport, Error, Handle, Handler, ListenerId, Reactor, ReactorBuilder,
+    Addr, DrainReport, Error, Handle, Handler, ListenerId, Reactor, ReactorBuilder, Target,
     protocol::{Native, Protocol},
     worker::Worker,
 };
@@ -42,7 +37,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Server<P: Protocol = Native> {
     listener: ListenerId,
-    addr: SocketAddr,
+    addr: Addr,
     worker: Worker<P>,
 }
 
@@ -54,8 +49,10 @@ impl<P: Protocol> Server<P> {
     /// # Errors
     ///
     /// No address could be bound, or the system refuses a thread or a poll descriptor.
-    pub fn bind<H>(addr: impl ToSocketAddrs + fmt::Debug, handler: H) -> Result<Self, Error>
+    pub fn bind<T, H>(addr: T, handler: H) -> Result<Self, Error>
     where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
         P: Default,
         H: Handler<Protocol = P> + Send,
     {
@@ -67,12 +64,10 @@ impl<P: Protocol> Server<P> {
     /// # Errors
     ///
     /// As [`bind`](Self::bind), or the settings can't work.
-    pub fn bind_with<H>(
-        addr: impl ToSocketAddrs + fmt::Debug,
-        builder: ReactorBuilder<P>,
-        handler: H,
-    ) -> Result<Self, Error>
+    pub fn bind_with<T, H>(addr: T, builder: ReactorBuilder<P>, handler: H) -> Result<Self, Error>
     where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
         H: Handler<Protocol = P> + Send,
     {
         let mut reactor: Reactor<H> = builder.build(handler)?;
@@ -81,8 +76,8 @@ impl<P: Protocol> Server<P> {
     }
 
     /// Where it listens, with the real port.
-    pub const fn addr(&self) -> SocketAddr {
-        self.addr
+    pub const fn addr(&self) -> &Addr {
+        &self.addr
     }
 
     /// The id of its listener.

@@ -53,7 +53,7 @@ fn reactor() -> (Reactor<Echo>, mpsc::Receiver<u64>) {
 fn looking_ends_with_readiness_and_with_a_post() {
     let (told, _) = mpsc::channel();
     let server = Server::bind_with("127.0.0.1:0", builder(), Echo(told)).unwrap();
-    let target = format!("localhost:{}", server.addr().port());
+    let target = format!("localhost:{}", server.addr().port().unwrap());
     let client = ClientBuilder::new(Native).reactor(builder()).connect(target.as_str()).unwrap();
     for number in 0..100 {
         let body = format!("call {number}");

@@ -70,6 +70,7 @@ fn connections_that_were_used_and_closed_leave_no_descriptor_slot_or_timer() {
     // Native: each connection has a hello timeout and a heartbeat, and each request an answer.
     let mut reactor = ReactorBuilder::new(Any::from(Native)).build(Script::echo()).unwrap();
     let (_, addr) = reactor.listen("127.0.0.1:0").unwrap();
+    let addr = addr.socket_addr().unwrap();
     let is_over = Arc::new(AtomicBool::new(false));
     let serving = turning(reactor, is_over.clone());
     let clients: Vec<_> = (0..THREADS)
@@ -189,6 +190,7 @@ fn close_and_reopen_inside_one_batch_never_delivers_to_the_wrong_connection() {
     let (script, events) = script.telling();
     let mut reactor = ReactorBuilder::new(Any::from(Tcpstream)).build(script).unwrap();
     let (_, addr) = reactor.listen("127.0.0.1:0").unwrap();
+    let addr = addr.socket_addr().unwrap();
     let handle = reactor.handle();
     let mut old: Vec<Peer> = Vec::new();
     let mut stale = Vec::new();
@@ -249,6 +251,7 @@ fn reactors_that_come_and_go_leave_no_descriptor() {
             .build(Script::echo())
             .unwrap();
         let (_, addr) = reactor.listen("127.0.0.1:0").unwrap();
+        let addr = addr.socket_addr().unwrap();
         reactor.connect(addr).unwrap();
         let _peer = Peer::new(addr, Native);
         for _ in 0..3 {

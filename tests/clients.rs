@@ -189,7 +189,7 @@ fn client_on_a_reactor_that_has_stopped_fails() {
 fn client_is_not_made_on_the_loop_that_it_would_wait_for() {
     let (server, _told) = server();
     let handle = server.handle();
-    let addr = server.addr();
+    let addr = server.addr().clone();
     let failed = server
         .handle()
         .ask(move |_| Client::connect_on(&handle, addr, &Native, &Config::new()).map(drop))

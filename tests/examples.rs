@@ -74,7 +74,7 @@ fn echo_counts_while_there_is_traffic() {
 #[test]
 fn echo_answers_requests_with_replies_and_pushes_with_pushes() {
     let (_echo, addr) = serve("echo", &["--quiet"]);
-    let mut peer = Peer::new(addr.parse().unwrap(), Native);
+    let mut peer = Peer::new(&addr, Native);
     for (kind, id, answer) in [(Kind::Request, 7, Kind::Reply), (Kind::Push, 0, Kind::Push)] {
         let head = Head { tag: 42, ..Head::new(kind, AnyId::Native(id)) };
         let frame = common::frame(&Native.into(), &head, b"body");
@@ -93,7 +93,7 @@ fn echo_answers_requests_with_replies_and_pushes_with_pushes() {
 #[test]
 fn echo_answers_after_its_delay() {
     let (_echo, addr) = serve("echo", &["--quiet", "--delay", "0.3"]);
-    let mut peer = Peer::new(addr.parse().unwrap(), Native);
+    let mut peer = Peer::new(&addr, Native);
     let began = now();
     peer.echo("a push");
     assert!(now() - began >= Duration::from_millis(300));
@@ -103,14 +103,14 @@ fn echo_answers_after_its_delay() {
 fn echo_closes_a_silent_peer_after_the_idle_timeout_of_the_command_line() {
     let args = ["--protocol", "length", "--quiet", "--heartbeat", "0", "--idle-timeout", "0.3"];
     let (_echo, addr) = serve("echo", &args);
-    Peer::new(addr.parse().unwrap(), Length::default()).expect_end();
+    Peer::new(&addr, Length::default()).expect_end();
 }
 
 #[test]
 fn echo_refuses_longer_bodies_than_it_was_told_to_take() {
     let args = ["--quiet", "--max-body", "100", "--protocol", "length"];
     let (_echo, addr) = serve("echo", &args);
-    let mut peer = Peer::new(addr.parse().unwrap(), Length::default());
+    let mut peer = Peer::new(&addr, Length::default());
     peer.echo([b'x'; 100]);
     peer.send([b'x'; 101]);
     peer.expect_end();
@@ -121,7 +121,7 @@ fn echo_serves_on_when_nobody_reads_its_output() {
     let (mut echo, addr) = serve("echo", &[]);
     // Its own reader is what holds the pipe open, and ends with the next line.
     echo.lines = channel().1;
-    let mut peer = Peer::new(addr.parse().unwrap(), Native);
+    let mut peer = Peer::new(&addr, Native);
     let began = now();
     while now() - began < Duration::from_millis(1500) {
         peer.echo("the statistics are written to nobody");
@@ -191,11 +191,11 @@ fn unusable_arguments_end_echo_with_one_line() {
 fn chat_cuts_off_who_does_not_read_and_nobody_else() {
     let args = ["--protocol", "length", "--hard-limit", "262144"];
     let (chat, addr) = serve("chat", &args);
-    let mut deaf = Peer::new(addr.parse().unwrap(), Length::default());
+    let mut deaf = Peer::new(&addr, Length::default());
     deaf.send("/name deaf");
     chat_until(&mut deaf, "deaf");
-    let mut alice = Peer::new(addr.parse().unwrap(), Length::default());
-    let mut bob = Peer::new(addr.parse().unwrap(), Length::default());
+    let mut alice = Peer::new(&addr, Length::default());
+    let mut bob = Peer::new(&addr, Length::default());
     for (peer, name) in [(&mut alice, "alice"), (&mut bob, "bob")] {
         peer.send(format!("/name {name}"));
         peer.send("/who");

@@ -16,6 +16,7 @@ use std::{
 const FLOORS: [&[&str]; 9] = [
     // Values.
     &[
+        "addr",
         "id",
         "moment",
         "role",

@@ -416,7 +416,7 @@ fn stop_inside_a_callback_ends_the_run() {
 fn dropped_reactor_closes_its_sockets() {
     let mut reactor = ReactorBuilder::new(Any::from(Tcpstream)).build(Script::new()).unwrap();
     let (_, addr) = reactor.listen("127.0.0.1:0").unwrap();
-    let mut peer = Peer::new(addr, Tcpstream);
+    let mut peer = Peer::new(&addr, Tcpstream);
     while reactor.stats().accepted == 0 {
         reactor.turn(Some(PATIENCE)).unwrap();
     }

@@ -177,7 +177,7 @@ fn drained_listener_finishes_what_is_in_flight_and_reports() {
     let (other, other_addr) =
         server.handle.listen("127.0.0.1:0", &Native.into(), &Config::new()).unwrap();
     let mut peer = Peer::new(server.addr, Native);
-    let mut stays = Peer::new(other_addr, Native);
+    let mut stays = Peer::new(&other_addr, Native);
     let _ids = (server.events.connected(), server.events.connected());
     peer.write(&common::request(1, b"question"));
     let responder = kept.recv_timeout(PATIENCE).unwrap();

@@ -3,7 +3,7 @@
 use std::{
     any::{Any, TypeId},
     fmt,
-    net::{SocketAddr, ToSocketAddrs},
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,12 +13,12 @@ use super::{
     waiter::{Callback, LoopState, Waiter},
 };
 use crate::{
-    Body, Bytes, CallError, CallId, CallRefused, Config, ConnId, ConnStats, DrainReport, Error,
-    Handle, Handler, ListenerId, Message, Reply, Responder, SendError, Stats, Tagged, Target,
-    TimerId,
+    Addr, Body, Bytes, CallError, CallId, CallRefused, Config, ConnId, ConnStats, DrainReport,
+    Error, Handle, Handler, ListenerId, Message, Reply, Responder, SendError, Stats, Tagged,
+    Target, TimerId,
     audience::Audience,
     close_mode::CloseMode,
-    error::{listening_addrs, named},
+    error::named,
     net::{BroughtListener, BroughtStream, ListenOptions, sockets::Sockets},
     protocol::{Head, Kind, Protocol},
     table::{
@@ -121,10 +121,11 @@ impl<P: Protocol> Context<'_, P> {
     /// # Errors
     ///
     /// As [`listen_with`](Self::listen_with).
-    pub fn listen(
-        &mut self,
-        addr: impl ToSocketAddrs + fmt::Debug,
-    ) -> Result<(ListenerId, SocketAddr), Error> {
+    pub fn listen<T>(&mut self, addr: T) -> Result<(ListenerId, Addr), Error>
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+    {
         let profile = self.state.profiles.defaults().clone();
         self.listen_with(addr, &profile.protocol, &profile.config)
     }
@@ -135,23 +136,41 @@ impl<P: Protocol> Context<'_, P> {
     /// # Errors
     ///
     /// The settings can't work; or no address could be bound, with the last one that was tried.
-    pub fn listen_with(
+    pub fn listen_with<T>(
         &mut self,
-        addr: impl ToSocketAddrs + fmt::Debug,
+        addr: T,
         protocol: &P,
         config: &Config,
-    ) -> Result<(ListenerId, SocketAddr), Error> {
+    ) -> Result<(ListenerId, Addr), Error>
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+    {
+        config.validate()?;
+        if !self.state.is_running() {
+            return Err(Error::Stopped);
+        }
+        self.listen_first(&addr.try_into()?.to_addrs()?, protocol, config)
+    }
+
+    /// Listens on the first of these addresses that can be bound.
+    pub(crate) fn listen_first(
+        &mut self,
+        addrs: &[SocketAddr],
+        protocol: &P,
+        config: &Config,
+    ) -> Result<(ListenerId, Addr), Error> {
         config.validate()?;
         if !self.state.is_running() {
             return Err(Error::Stopped);
         }
         let mut last = std::io::Error::new(std::io::ErrorKind::NotFound, "no address to listen on");
-        for addr in listening_addrs(&addr)? {
+        for &addr in addrs {
             let bind = |sockets: &mut dyn Sockets, id, options: &ListenOptions| {
                 sockets.listen(id, addr, options)
             };
             match self.desk().open_listener(protocol, config, bind) {
-                Ok(listening) => return Ok(listening),
+                Ok((id, addr)) => return Ok((id, addr.into())),
                 Err(Error::Io(error)) => last = named(addr, &error),
                 Err(error) => return Err(error),
             }
@@ -169,7 +188,7 @@ impl<P: Protocol> Context<'_, P> {
         listener: std::net::TcpListener,
         protocol: &P,
         config: &Config,
-    ) -> Result<(ListenerId, SocketAddr), Error> {
+    ) -> Result<(ListenerId, Addr), Error> {
         config.validate()?;
         if !self.state.is_running() {
             return Err(Error::Stopped);
@@ -177,7 +196,8 @@ impl<P: Protocol> Context<'_, P> {
         let adopt = |sockets: &mut dyn Sockets, id, options: &ListenOptions| {
             sockets.adopt_listener(id, BroughtListener::System(listener), options)
         };
-        self.desk().open_listener(protocol, config, adopt)
+        let (id, addr) = self.desk().open_listener(protocol, config, adopt)?;
+        Ok((id, addr.into()))
     }
 
     /// Takes over a stream that is connected already; it counts as accepted and is never redialled.
@@ -236,8 +256,8 @@ impl<P: Protocol> Context<'_, P> {
     }
 
     /// The address of a listener, with the real port.
-    pub fn listener_addr(&self, id: ListenerId) -> Option<SocketAddr> {
-        self.state.listeners.get(id).map(|listener| listener.addr)
+    pub fn listener_addr(&self, id: ListenerId) -> Option<Addr> {
+        self.state.listeners.get(id).map(|listener| listener.addr.into())
     }
 
     /// Makes [`on_timer`](Handler::on_timer) be called once, after this time, with this token.
@@ -592,13 +612,13 @@ impl<'a, P: Protocol> Conn<'a, P> {
     }
 
     /// The peer's address; the one being dialled before the connection is up.
-    pub fn peer_addr(&self) -> Option<SocketAddr> {
-        self.cx.state.get(self.id).map(|slot| slot.peer.get())
+    pub fn peer_addr(&self) -> Option<Addr> {
+        self.cx.state.get(self.id).map(|slot| slot.peer.get().into())
     }
 
     /// Our end's address, while there is a socket.
-    pub fn local_addr(&self) -> Option<SocketAddr> {
-        self.cx.sockets.local_addr(self.id.slot()).ok()
+    pub fn local_addr(&self) -> Option<Addr> {
+        self.cx.sockets.local_addr(self.id.slot()).ok().map(Addr::from)
     }
 
     /// Whether this side dialled.

@@ -4,7 +4,6 @@ use std::{
     any::{Any, TypeId},
     collections::VecDeque,
     fmt, io,
-    net::{SocketAddr, ToSocketAddrs},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::Pin,
     sync::{Arc, Condvar, Mutex, PoisonError},
@@ -16,11 +15,11 @@ use bytes::Bytes;
 
 use super::command::{Closure, Command};
 use crate::{
-    Audience, Body, CallError, CallId, CloseReason, Config, ConnId, Context, Error, Handler,
+    Addr, Audience, Body, CallError, CallId, CloseReason, Config, ConnId, Context, Error, Handler,
     ListenerId, SendError, Stats, Target,
     close_mode::CloseMode,
     core::write_queue::FRAME_OVERHEAD,
-    error::{Fate, listening_addrs, named, panic_text},
+    error::{Fate, named, panic_text},
     protocol::{Native, Protocol},
     stats::SharedStats,
     threads::{
@@ -492,15 +491,19 @@ impl<P: Protocol> Handle<P> {
     ///
     /// The settings can't work, no address could be bound, the reactor has stopped, or this is its
     /// own thread.
-    pub fn listen(
+    pub fn listen<T>(
         &self,
-        addr: impl ToSocketAddrs + fmt::Debug,
+        addr: T,
         protocol: &P,
         config: &Config,
-    ) -> Result<(ListenerId, SocketAddr), Error> {
-        let addrs = listening_addrs(&addr)?;
+    ) -> Result<(ListenerId, Addr), Error>
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+    {
+        let addrs = addr.try_into()?.to_addrs()?;
         let (protocol, config) = (protocol.clone(), config.clone());
-        self.ask(move |cx| cx.listen_with(&*addrs, &protocol, &config))?
+        self.ask(move |cx| cx.listen_first(&addrs, &protocol, &config))?
     }
 
     /// Stops listening; see [`Context::close_listener`]. Returns at once.

@@ -33,7 +33,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
                     if let Some(limit) = self.state.accept_limit(id, peer.ip()) {
                         self.sockets.net.close(stream);
                         self.state.stats.refused += 1;
-                        self.report(&Incident::Refused { listener: id, peer, limit });
+                        self.report(&Incident::Refused { listener: id, peer: peer.into(), limit });
                         continue;
                     }
                     let Some(conn) = self.state.insert_accepted(id, peer) else {

@@ -167,7 +167,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             Incident::HandshakeFailed {
                 conn: id,
                 listener: slot.listener,
-                peer: slot.peer.get(),
+                peer: slot.peer.get().into(),
                 reason,
             }
         };

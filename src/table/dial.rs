@@ -71,10 +71,11 @@ impl<P: Protocol, W: AwaitsEnd> Desk<'_, P, W> {
         let Some(dial) = &mut slot.dial else { return };
         dial.round += 1;
         let round = dial.round;
-        match dial.target.host.clone() {
+        let Ok(host) = dial.target.host() else { return };
+        match host.clone() {
             Host::Ip(addr) => self.try_addrs(id, vec![addr]),
-            Host::Name(name) => {
-                let port = dial.target.port;
+            Host::Unix(_) => {}
+            Host::Name(name, port) => {
                 self.state.set_dial_alarm(id, resolve_timeout);
                 self.sockets.resolve(Ticket { conn: id, round }, &name, port);
             }

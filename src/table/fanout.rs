@@ -122,7 +122,7 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
                             && accepts(&Candidate {
                                 id: slot.id,
                                 listener: slot.listener,
-                                peer_addr: slot.peer.get(),
+                                peer_addr: slot.peer.get().into(),
                                 data: slot.own.as_ref().and_then(|own| own.data.as_deref()),
                             })
                     })

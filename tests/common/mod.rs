@@ -8,15 +8,15 @@ pub mod program;
 
 use std::{
     io::{self, ErrorKind, Read, Write},
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream, ToSocketAddrs},
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
 use longhaul::{
-    CloseReason, CloseReport, Config, Conn, ConnId, Context, Handle, Handler, Incident, Message,
-    Reactor, ReactorBuilder, Timer,
+    Addr, CloseReason, CloseReport, Config, Conn, ConnId, Context, Handle, Handler, Incident,
+    Message, Reactor, ReactorBuilder, Timer,
     protocol::{Any, AnyId, Decoded, Head, Hello, Kind, Native, Protocol},
 };
 
@@ -220,7 +220,7 @@ fn copy(incident: &Incident) -> Incident {
             retry_in: *retry_in,
         },
         Incident::Refused { listener, peer, limit } => {
-            Incident::Refused { listener: *listener, peer: *peer, limit: *limit }
+            Incident::Refused { listener: *listener, peer: peer.clone(), limit: *limit }
         }
         Incident::DialFailed { conn, target, attempt, error, retry_in } => Incident::DialFailed {
             conn: *conn,
@@ -242,7 +242,7 @@ fn copy(incident: &Incident) -> Incident {
         Incident::HandshakeFailed { conn, listener, peer, reason } => Incident::HandshakeFailed {
             conn: *conn,
             listener: *listener,
-            peer: *peer,
+            peer: peer.clone(),
             reason: reason.clone(),
         },
         other => panic!("an incident of a kind that these tests do not know: {other}"),
@@ -366,11 +366,11 @@ impl Running {
     pub fn start(
         builder: ReactorBuilder<Any>,
         script: Script,
-        set_up: impl FnOnce(&mut Reactor<Script>) -> SocketAddr,
+        set_up: impl FnOnce(&mut Reactor<Script>) -> Addr,
     ) -> Self {
         let (script, events) = script.telling();
         let mut reactor = builder.build(script).unwrap();
-        let addr = set_up(&mut reactor);
+        let addr = set_up(&mut reactor).socket_addr().unwrap();
         let handle = reactor.handle();
         let thread = std::thread::spawn(move || reactor.run().unwrap());
         Self { handle, events, addr, thread: Some(thread) }
@@ -379,7 +379,7 @@ impl Running {
     /// A reactor that listens nowhere.
     pub fn client(protocol: impl Into<Any>, config: Config, script: Script) -> Self {
         Self::start(ReactorBuilder::new(protocol.into()).config(config), script, |_| {
-            SocketAddr::from(([0, 0, 0, 0], 0))
+            SocketAddr::from(([0, 0, 0, 0], 0)).into()
         })
     }
 
@@ -438,7 +438,7 @@ pub struct Peer {
 
 impl Peer {
     /// Connects, and says hello where the protocol has one.
-    pub fn new(addr: SocketAddr, protocol: impl Into<Any>) -> Self {
+    pub fn new(addr: impl ToSocketAddrs, protocol: impl Into<Any>) -> Self {
         let mut peer = Self::mute(addr, protocol);
         let hello = hello(&peer.protocol);
         peer.write(&hello);
@@ -446,7 +446,7 @@ impl Peer {
     }
 
     /// Connects, and says nothing.
-    pub fn mute(addr: SocketAddr, protocol: impl Into<Any>) -> Self {
+    pub fn mute(addr: impl ToSocketAddrs, protocol: impl Into<Any>) -> Self {
         Self::of(TcpStream::connect(addr).unwrap(), protocol)
     }
 

@@ -3,14 +3,13 @@
 use std::{
     collections::VecDeque,
     mem,
-    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use hdrhistogram::{CreationError, Histogram};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use longhaul::{
-    CallError, CloseReport, Conn, ConnId, Context, Handler, Incident, Message, Reply, Target,
+    Addr, CallError, CloseReport, Conn, ConnId, Context, Handler, Incident, Message, Reply, Target,
     Timer, protocol::Any,
 };
 
@@ -70,7 +69,7 @@ pub(crate) struct Generator {
     outcome: Outcome,
     progress: ProgressBar,
     /// Where the first connection found the server; the others go there, too.
-    server: Option<SocketAddr>,
+    server: Option<Addr>,
     dialled: usize,
     /// Those that are up.
     conns: Vec<ConnId>,
@@ -165,7 +164,7 @@ impl Generator {
             return;
         }
         self.dialled += 1;
-        let target = self.server.map_or_else(|| self.plan.target.clone(), Target::from);
+        let target = self.server.as_ref().map_or_else(|| self.plan.target.clone(), Target::from);
         if let Err(error) = cx.connect(target) {
             self.cannot_connect(cx, &error.to_string());
         }
@@ -335,7 +334,9 @@ impl Handler for Generator {
         self.conns.push(conn.id());
         conn.set_data(Link { number: self.conns.len(), sent: VecDeque::new() });
         let count = if self.server.is_none() { DIALLED_AT_A_TIME } else { 1 };
-        self.server = self.server.or_else(|| conn.peer_addr());
+        if self.server.is_none() {
+            self.server = conn.peer_addr();
+        }
         for _ in 0..count {
             self.dial(conn.cx());
         }

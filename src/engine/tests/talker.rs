@@ -14,7 +14,7 @@ use super::{
     verdicts::{Check, PLANNED, Verdicts},
 };
 use crate::{
-    Audience, CallError, CallId, CloseReason, CloseReport, Conn, ConnId, Context, Handler,
+    Addr, Audience, CallError, CallId, CloseReason, CloseReport, Conn, ConnId, Context, Handler,
     Incident, Message, Reply, Responder,
     api::handler::Timer,
     layer::records::Records,
@@ -457,7 +457,8 @@ impl Handler for Talker {
         if self.is_struck(Plant::SkipsConnect) {
             return;
         }
-        let (local, peer) = (conn.local_addr().unwrap(), conn.peer_addr().unwrap());
+        let socket_addr = |addr: Option<Addr>| addr.unwrap().socket_addr().unwrap();
+        let (local, peer) = (socket_addr(conn.local_addr()), socket_addr(conn.peer_addr()));
         let channel = self.world.find(local, peer).expect("the world knows the connection");
         let epoch = || Epoch { channel, local, peer, handled: 0 };
         let mut before = self.up.insert(conn.id(), epoch());
