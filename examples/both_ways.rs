@@ -148,8 +148,7 @@ fn main() -> ExitCode {
 
 /// Whether both sides counted the same.
 fn run(args: Args) -> anyhow::Result<bool> {
-    let mut config = Config::new();
-    config.max_calls(args.in_flight.into()).max_requests(args.in_flight.into());
+    let config = Config::new().max_calls(args.in_flight.into()).max_requests(args.in_flight.into());
     let (failed, failures) = channel();
     let side = |failed| {
         let counts = Arc::new(Counts::default());

@@ -152,10 +152,11 @@ fn main() -> ExitCode {
 }
 
 fn serve(args: &Args) -> Result<()> {
-    let mut config = Config::new();
     // A line is short: who is behind by a quarter of the limit is not listened to for a while.
-    config.watermarks(args.hard_limit / 8, args.hard_limit / 4).hard_limit(args.hard_limit);
-    config.max_body(16 * 1024);
+    let config = Config::new()
+        .watermarks(args.hard_limit / 8, args.hard_limit / 4)
+        .hard_limit(args.hard_limit)
+        .max_body(16 * 1024);
     let mut reactor: Reactor<Chat> =
         ReactorBuilder::new(args.protocol).config(config).build(Chat)?;
     let (_, addr) = reactor.listen(&args.listen).context("can't listen")?;

@@ -186,13 +186,12 @@ impl Args {
     }
 
     fn config(&self) -> Config {
-        let mut config = Config::new();
-        config.max_body(self.max_body);
+        let mut config = Config::new().max_body(self.max_body);
         if let Some(Seconds(interval)) = self.heartbeat {
-            config.heartbeat(interval);
+            config = config.heartbeat(interval);
         }
         if let Some(Seconds(timeout)) = self.idle_timeout {
-            config.idle_timeout(timeout);
+            config = config.idle_timeout(timeout);
         }
         config
     }

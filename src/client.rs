@@ -459,8 +459,7 @@ mod tests {
 
     #[test]
     fn settings_of_the_connection_hold_whenever_the_reactor_is_set() {
-        let mut config = Config::new();
-        config.max_body(7);
+        let config = Config::new().max_body(7);
         let reactor = || ReactorBuilder::new(Native).seed(1);
         let new = || ClientBuilder::new(Native);
         for builder in [

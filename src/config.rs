@@ -34,7 +34,7 @@ const LONGEST_KEEPALIVE: Duration = Duration::from_secs(32_767);
 
 /// The settings of a listener (and of what it accepts) or of a dialled connection.
 ///
-/// Setters return `&mut Self`; the whole is checked once, where it is used to listen or to dial.
+/// The whole is checked once, where it is used to listen or to dial.
 ///
 /// # Examples
 ///
@@ -42,8 +42,7 @@ const LONGEST_KEEPALIVE: Duration = Duration::from_secs(32_767);
 /// use std::time::Duration;
 /// use longhaul::Config;
 ///
-/// let mut config = Config::new();
-/// config.max_body(64 * 1024).idle_timeout(Duration::from_secs(60));
+/// let config = Config::new().max_body(64 * 1024).idle_timeout(Duration::from_secs(60));
 /// config.validate()?;
 /// # Ok::<(), longhaul::ConfigError>(())
 /// ```
@@ -133,15 +132,13 @@ impl Config {
     /// Not taken over: a peer that accepts and closes at once is dialled every 5 s and not thousands of
     /// times a second; half a frame, a peer that does not read and a queue have their bounds.
     pub fn go_tcpstream() -> Self {
-        let mut config = Self::default();
-        config
+        Self::default()
             .heartbeat(Duration::ZERO)
             .idle_timeout(Duration::ZERO)
             .max_body(8 * MIB)
             .connect_timeout(Duration::from_secs(5))
             .reconnect(Reconnect::fixed(Duration::from_secs(5)).after_loss(Duration::ZERO))
-            .tcp_keepalive(Duration::from_secs(15), Duration::from_secs(15), 9);
-        config
+            .tcp_keepalive(Duration::from_secs(15), Duration::from_secs(15), 9)
     }
 
     /// The settings under which a connection behaves in time as one of the Node library
@@ -151,13 +148,11 @@ impl Config {
     ///
     /// Not taken over: bodies and queues without bounds.
     pub fn qtk() -> Self {
-        let mut config = Self::default();
-        config
+        Self::default()
             .heartbeat(DEFAULT_HEARTBEAT)
             .idle_timeout(DEFAULT_IDLE_TIMEOUT)
             .connect_timeout(DEFAULT_IDLE_TIMEOUT)
-            .reconnect(Reconnect::fixed(Duration::from_millis(200)));
-        config
+            .reconnect(Reconnect::fixed(Duration::from_millis(200)))
     }
 
     /// The longest time until a peer that vanished without a word is noticed, with these settings on
@@ -215,7 +210,8 @@ impl Config {
     /// Sends a ping when nothing was received for this long. Zero: never.
     ///
     /// Default: on protocols with heartbeats 20 s, or two thirds of a shorter idle timeout; else off.
-    pub const fn heartbeat(&mut self, interval: Duration) -> &mut Self {
+    #[must_use]
+    pub const fn heartbeat(mut self, interval: Duration) -> Self {
         self.heartbeat = Some(interval);
         self
     }
@@ -224,51 +220,59 @@ impl Config {
     ///
     /// Whatever is received counts as life, what is sent does not. Default: on protocols with
     /// heartbeats 30 s, or one and a half of a longer heartbeat's interval; else off.
-    pub const fn idle_timeout(&mut self, timeout: Duration) -> &mut Self {
+    #[must_use]
+    pub const fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = Some(timeout);
         self
     }
 
     /// When a dialled connection is dialled again. Default: [`Reconnect::default`].
-    pub fn reconnect(&mut self, policy: Reconnect) -> &mut Self {
+    #[must_use]
+    pub fn reconnect(mut self, policy: Reconnect) -> Self {
         self.reconnect = policy;
         self
     }
 
     /// How long one address may take to connect. Default: 5 s.
-    pub const fn connect_timeout(&mut self, timeout: Duration) -> &mut Self {
+    #[must_use]
+    pub const fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
     /// How long a name may take to resolve. Default: 5 s.
-    pub const fn resolve_timeout(&mut self, timeout: Duration) -> &mut Self {
+    #[must_use]
+    pub const fn resolve_timeout(mut self, timeout: Duration) -> Self {
         self.resolve_timeout = timeout;
         self
     }
 
     /// How long the peer's hello may take, on protocols that have one. Default: 5 s.
-    pub const fn hello_timeout(&mut self, timeout: Duration) -> &mut Self {
+    #[must_use]
+    pub const fn hello_timeout(mut self, timeout: Duration) -> Self {
         self.hello_timeout = timeout;
         self
     }
 
     /// How long a frame that has begun may take to be whole, however its bytes drip in; its length
     /// at [`frame_rate`](Self::frame_rate) is added. Default: 30 s.
-    pub const fn frame_timeout(&mut self, timeout: Duration) -> &mut Self {
+    #[must_use]
+    pub const fn frame_timeout(mut self, timeout: Duration) -> Self {
         self.frame_timeout = timeout;
         self
     }
 
     /// The bytes a second at which a long frame must at least arrive. Default: 16 KiB.
-    pub const fn frame_rate(&mut self, bytes_per_second: usize) -> &mut Self {
+    #[must_use]
+    pub const fn frame_rate(mut self, bytes_per_second: usize) -> Self {
         self.frame_rate = bytes_per_second;
         self
     }
 
     /// The largest body, in bytes, that is sent or accepted; a longer one that a peer declares
     /// closes the connection. At most 4 GiB − 1, on 32-bit targets 2 GiB − 64 KiB − 1. Default: 8 MiB.
-    pub const fn max_body(&mut self, bytes: usize) -> &mut Self {
+    #[must_use]
+    pub const fn max_body(mut self, bytes: usize) -> Self {
         self.max_body = bytes;
         self
     }
@@ -277,7 +281,8 @@ impl Config {
     /// refused as `Full`, and reading from a peer whose own messages caused that much pauses; down at
     /// `low` (0: when it is empty) both resume.
     /// Default: 256 KiB, 1 MiB.
-    pub const fn watermarks(&mut self, low: usize, high: usize) -> &mut Self {
+    #[must_use]
+    pub const fn watermarks(mut self, low: usize, high: usize) -> Self {
         self.low_watermark = low;
         self.high_watermark = at_most(high);
         self
@@ -285,21 +290,24 @@ impl Config {
 
     /// Above this many queued bytes, with overhead, the connection is closed as a slow consumer.
     /// Default: 16 MiB.
-    pub const fn hard_limit(&mut self, bytes: usize) -> &mut Self {
+    #[must_use]
+    pub const fn hard_limit(mut self, bytes: usize) -> Self {
         self.hard_limit = at_most(bytes);
         self
     }
 
     /// Closes a connection whose peer took no byte of a non-empty queue for this long.
     /// Default: 30 s.
-    pub const fn write_timeout(&mut self, timeout: Duration) -> &mut Self {
+    #[must_use]
+    pub const fn write_timeout(mut self, timeout: Duration) -> Self {
         self.write_timeout = timeout;
         self
     }
 
     /// The most calls of ours in flight on a connection; one more is refused. 0: there are none.
     /// Default: 4096.
-    pub const fn max_calls(&mut self, calls: usize) -> &mut Self {
+    #[must_use]
+    pub const fn max_calls(mut self, calls: usize) -> Self {
         self.max_calls = calls;
         self
     }
@@ -307,7 +315,8 @@ impl Config {
     /// The most requests of the peer's in flight on a connection; one more is answered `busy`. Where the
     /// format does not mark requests, deferred messages count, and a peer with so many of them is not
     /// read from. One that was cancelled counts until its responder is gone. At least 1. Default: 4096.
-    pub const fn max_requests(&mut self, requests: usize) -> &mut Self {
+    #[must_use]
+    pub const fn max_requests(mut self, requests: usize) -> Self {
         self.max_requests = requests;
         self
     }
@@ -315,7 +324,8 @@ impl Config {
     /// What a dialled connection keeps while it is down: up to so many bytes, with overhead, each
     /// message for so long. 0 bytes: sends are refused as `Offline`; else the time must not be zero.
     /// Default: 1 MiB, 30 s.
-    pub const fn offline_queue(&mut self, bytes: usize, age: Duration) -> &mut Self {
+    #[must_use]
+    pub const fn offline_queue(mut self, bytes: usize, age: Duration) -> Self {
         self.offline_bytes = at_most(bytes);
         self.offline_age = age;
         self
@@ -323,7 +333,8 @@ impl Config {
 
     /// How long a graceful close may take until what is in flight and queued is cut. Zero: at once, so
     /// only what the system takes without waiting goes out. Default: 5 s.
-    pub const fn close_timeout(&mut self, timeout: Duration) -> &mut Self {
+    #[must_use]
+    pub const fn close_timeout(mut self, timeout: Duration) -> Self {
         self.close_timeout = timeout;
         self
     }
@@ -331,44 +342,51 @@ impl Config {
     /// How long, after all was flushed, to wait for the peer to close too. Zero: not at all. Default: 1 s.
     ///
     /// Closing a socket while input is under way resets it, and the peer may lose what was flushed.
-    pub const fn linger(&mut self, timeout: Duration) -> &mut Self {
+    #[must_use]
+    pub const fn linger(mut self, timeout: Duration) -> Self {
         self.linger = timeout;
         self
     }
 
     /// The most connections that this listener holds at a time; at least 1. Default: no limit but the
     /// descriptors.
-    pub const fn max_connections(&mut self, connections: usize) -> &mut Self {
+    #[must_use]
+    pub const fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = Some(connections);
         self
     }
 
     /// The most connections of this listener from one IP address; at least 1. Default: no limit.
-    pub const fn max_connections_per_peer(&mut self, connections: usize) -> &mut Self {
+    #[must_use]
+    pub const fn max_connections_per_peer(mut self, connections: usize) -> Self {
         self.max_connections_per_peer = Some(connections);
         self
     }
 
     /// The backlog of the listening socket, capped by the system; at least 1. Default: 1024.
-    pub const fn backlog(&mut self, connections: u32) -> &mut Self {
+    #[must_use]
+    pub const fn backlog(mut self, connections: u32) -> Self {
         self.backlog = connections;
         self
     }
 
     /// `SO_REUSEADDR` on the listening socket. Default: on.
-    pub const fn reuse_address(&mut self, is_on: bool) -> &mut Self {
+    #[must_use]
+    pub const fn reuse_address(mut self, is_on: bool) -> Self {
         self.reuse_address = is_on;
         self
     }
 
     /// Whether an IPv6 listener refuses IPv4 peers. Default: no.
-    pub const fn only_v6(&mut self, is_on: bool) -> &mut Self {
+    #[must_use]
+    pub const fn only_v6(mut self, is_on: bool) -> Self {
         self.only_v6 = is_on;
         self
     }
 
     /// `TCP_NODELAY`. Default: on.
-    pub const fn nodelay(&mut self, is_on: bool) -> &mut Self {
+    #[must_use]
+    pub const fn nodelay(mut self, is_on: bool) -> Self {
         self.nodelay = is_on;
         self
     }
@@ -377,18 +395,15 @@ impl Config {
     /// counts in whole seconds. It finds dead peers on protocols that have no heartbeat of their own.
     /// Default: 60 s, 10 s, 6, so 2 minutes in all.
     /// Times are of 1 s to 32 767 s, counted in whole seconds; 1 to 127 probes.
-    pub const fn tcp_keepalive(
-        &mut self,
-        first: Duration,
-        interval: Duration,
-        count: u32,
-    ) -> &mut Self {
+    #[must_use]
+    pub const fn tcp_keepalive(mut self, first: Duration, interval: Duration, count: u32) -> Self {
         self.tcp_keepalive = Some((first, interval, count));
         self
     }
 
     /// Switches TCP's own keepalive off.
-    pub const fn no_tcp_keepalive(&mut self) -> &mut Self {
+    #[must_use]
+    pub const fn no_tcp_keepalive(mut self) -> Self {
         self.tcp_keepalive = None;
         self
     }
@@ -402,13 +417,15 @@ impl Config {
     /// meanwhile is bounded by [`write_timeout`](Self::write_timeout), and silence by
     /// [`idle_timeout`](Self::idle_timeout) where there is one. [`no_tcp_keepalive`](Self::no_tcp_keepalive)
     /// makes a short user timeout hold as it is.
-    pub const fn tcp_user_timeout(&mut self, timeout: Duration) -> &mut Self {
+    #[must_use]
+    pub const fn tcp_user_timeout(mut self, timeout: Duration) -> Self {
         self.tcp_user_timeout = if timeout.is_zero() { None } else { Some(timeout) };
         self
     }
 
     /// `SO_SNDBUF` and `SO_RCVBUF` in bytes; 0 leaves the system's own. Default: the system's own.
-    pub const fn socket_buffers(&mut self, send: usize, receive: usize) -> &mut Self {
+    #[must_use]
+    pub const fn socket_buffers(mut self, send: usize, receive: usize) -> Self {
         self.send_buffer = if send == 0 { None } else { Some(send) };
         self.receive_buffer = if receive == 0 { None } else { Some(receive) };
         self
@@ -534,50 +551,48 @@ mod tests {
         let mut config = Config::new();
         assert_eq!(config.socket_user_timeout(), Some(secs(120)));
         assert_eq!(Config::go_tcpstream().socket_user_timeout(), Some(secs(150)));
-        config.tcp_user_timeout(secs(300));
+        config = config.tcp_user_timeout(secs(300));
         assert_eq!(config.socket_user_timeout(), Some(secs(300)));
-        config.tcp_user_timeout(secs(1)).no_tcp_keepalive();
+        config = config.tcp_user_timeout(secs(1)).no_tcp_keepalive();
         assert_eq!(config.socket_user_timeout(), Some(secs(1)));
-        config.tcp_user_timeout(Duration::ZERO).tcp_keepalive(secs(1), secs(1), 3);
+        config = config.tcp_user_timeout(Duration::ZERO).tcp_keepalive(secs(1), secs(1), 3);
         assert_eq!(config.socket_user_timeout(), None);
     }
 
     #[test]
     fn zero_that_means_nothing_is_refused_by_the_name_of_its_setting() {
         const ZERO: Duration = Duration::ZERO;
-        let refused = |set: fn(&mut Config)| {
-            let mut config = Config::new();
-            set(&mut config);
-            config.validate().err().map(|error| error.setting)
+        let refused = |set: fn(Config) -> Config| {
+            set(Config::new()).validate().err().map(|error| error.setting)
         };
         for (setting, set) in [
-            ("max_body", (|c| _ = c.max_body(0)) as fn(&mut Config)),
-            ("frame_rate", |c| _ = c.frame_rate(0)),
-            ("max_requests", |c| _ = c.max_requests(0)),
-            ("max_connections", |c| _ = c.max_connections(0)),
-            ("max_connections_per_peer", |c| _ = c.max_connections_per_peer(0)),
-            ("backlog", |c| _ = c.backlog(0)),
-            ("offline_queue", |c| _ = c.offline_queue(1, ZERO)),
-            ("reconnect", |c| _ = c.reconnect(Reconnect::default().max_attempts(0))),
-            ("connect_timeout", |c| _ = c.connect_timeout(ZERO)),
-            ("resolve_timeout", |c| _ = c.resolve_timeout(ZERO)),
-            ("hello_timeout", |c| _ = c.hello_timeout(ZERO)),
-            ("frame_timeout", |c| _ = c.frame_timeout(ZERO)),
-            ("write_timeout", |c| _ = c.write_timeout(ZERO)),
+            ("max_body", (|c| c.max_body(0)) as fn(Config) -> Config),
+            ("frame_rate", |c| c.frame_rate(0)),
+            ("max_requests", |c| c.max_requests(0)),
+            ("max_connections", |c| c.max_connections(0)),
+            ("max_connections_per_peer", |c| c.max_connections_per_peer(0)),
+            ("backlog", |c| c.backlog(0)),
+            ("offline_queue", |c| c.offline_queue(1, ZERO)),
+            ("reconnect", |c| c.reconnect(Reconnect::default().max_attempts(0))),
+            ("connect_timeout", |c| c.connect_timeout(ZERO)),
+            ("resolve_timeout", |c| c.resolve_timeout(ZERO)),
+            ("hello_timeout", |c| c.hello_timeout(ZERO)),
+            ("frame_timeout", |c| c.frame_timeout(ZERO)),
+            ("write_timeout", |c| c.write_timeout(ZERO)),
         ] {
             assert_eq!(refused(set), Some(setting));
         }
         for set in [
-            (|c| _ = c.heartbeat(ZERO)) as fn(&mut Config),
-            |c| _ = c.idle_timeout(ZERO),
-            |c| _ = c.max_calls(0),
-            |c| _ = c.watermarks(0, 1),
-            |c| _ = c.offline_queue(0, ZERO),
-            |c| _ = c.close_timeout(ZERO),
-            |c| _ = c.linger(ZERO),
-            |c| _ = c.tcp_user_timeout(ZERO),
-            |c| _ = c.socket_buffers(0, 0),
-            |c| _ = c.reconnect(Reconnect::fixed(ZERO).after_loss(ZERO).healthy_after(ZERO)),
+            (|c| c.heartbeat(ZERO)) as fn(Config) -> Config,
+            |c| c.idle_timeout(ZERO),
+            |c| c.max_calls(0),
+            |c| c.watermarks(0, 1),
+            |c| c.offline_queue(0, ZERO),
+            |c| c.close_timeout(ZERO),
+            |c| c.linger(ZERO),
+            |c| c.tcp_user_timeout(ZERO),
+            |c| c.socket_buffers(0, 0),
+            |c| c.reconnect(Reconnect::fixed(ZERO).after_loss(ZERO).healthy_after(ZERO)),
         ] {
             assert_eq!(refused(set), None);
         }
@@ -586,29 +601,29 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn user_timeout_beyond_the_probes_decides_at_the_next_probe() {
-        let mut config = Config::new();
-        config.tcp_keepalive(secs(60), secs(10), 6).tcp_user_timeout(secs(125));
+        let mut config =
+            Config::new().tcp_keepalive(secs(60), secs(10), 6).tcp_user_timeout(secs(125));
         assert_eq!(config.worst_case_detection(&Tcpstream), Some(secs(130)));
-        config.tcp_user_timeout(secs(140));
+        config = config.tcp_user_timeout(secs(140));
         assert_eq!(config.worst_case_detection(&Tcpstream), Some(secs(140)));
-        config.tcp_user_timeout(secs(119));
+        config = config.tcp_user_timeout(secs(119));
         assert_eq!(config.worst_case_detection(&Tcpstream), Some(secs(120)));
-        config.tcp_user_timeout(Duration::ZERO);
+        config = config.tcp_user_timeout(Duration::ZERO);
         assert_eq!(config.worst_case_detection(&Tcpstream), Some(secs(120)));
-        config.tcp_user_timeout(Duration::MAX);
+        config = config.tcp_user_timeout(Duration::MAX);
         assert!(config.worst_case_detection(&Tcpstream) > Some(secs(1 << 30)));
     }
 
     #[test]
     fn limits_of_bytes_can_be_added_up() {
-        let mut config = Config::new();
-        config.watermarks(1, usize::MAX).hard_limit(usize::MAX).max_body(LARGEST_BODY);
+        let mut config =
+            Config::new().watermarks(1, usize::MAX).hard_limit(usize::MAX).max_body(LARGEST_BODY);
         assert!(config.validate().is_ok());
         // A full queue, one more body, and what each costs beside its bytes.
         let sum =
             config.hard_limit.checked_add(config.max_body).and_then(|sum| sum.checked_add(KIB));
         assert!(sum.is_some());
-        config.max_body(LARGEST_BODY + 1);
+        config = config.max_body(LARGEST_BODY + 1);
         let problem = config.validate().unwrap_err().problem;
         assert_eq!(problem, format!("must be 1 to {LARGEST_BODY} bytes"));
     }

@@ -18,7 +18,7 @@ use std::{
     thread,
 };
 
-use common::{Peer, Running, Script, config};
+use common::{Peer, Running, Script};
 use longhaul::{
     Bytes, Config, Conn, Handler, Message, ReactorBuilder,
     protocol::{Any, Length, Native, Tcpstream},
@@ -44,13 +44,7 @@ fn peak_growth(run: impl FnOnce()) -> usize {
 fn assert_costs_nothing(protocol: impl Into<Any>, max_body: usize, header: &[u8], is_legal: bool) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let protocol = protocol.into();
-    let server = Running::server(
-        protocol,
-        config(|config| {
-            config.max_body(max_body);
-        }),
-        Script::echo(),
-    );
+    let server = Running::server(protocol, Config::new().max_body(max_body), Script::echo());
     let mut peer = Peer::new(server.addr, protocol);
     peer.echo("warm");
     let before = server.ask(|cx| cx.stats().bytes_in);
@@ -108,13 +102,7 @@ fn length_body_of_4_mib_that_has_not_come_allocates_nothing() {
 #[test]
 fn memory_of_a_body_is_at_most_twice_what_has_arrived() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let server = Running::server(
-        Native,
-        config(|config| {
-            config.max_body(1 << 30);
-        }),
-        Script::echo(),
-    );
+    let server = Running::server(Native, Config::new().max_body(1 << 30), Script::echo());
     let mut peer = Peer::new(server.addr, Native);
     peer.echo("warm");
     peer.write(&NATIVE_GIB);
@@ -136,8 +124,7 @@ fn memory_of_a_body_is_at_most_twice_what_has_arrived() {
 #[test]
 fn broadcast_to_a_hundred_peers_that_do_not_read_is_held_once() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut small = Config::new();
-    small.socket_buffers(8 * KIB, 0);
+    let small = Config::new().socket_buffers(8 * KIB, 0);
     let server = Running::server(Tcpstream, small, Script::echo());
     let peers: Vec<_> = (0..100)
         .map(|_| {

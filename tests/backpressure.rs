@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Event, Peer, Running, Script, answer, config, frame, message, pair::Pair};
+use common::{Event, Peer, Running, Script, answer, frame, message, pair::Pair};
 use longhaul::{
     CloseReason, Config, ConnId, Reconnect, SendError,
     protocol::{Any, AnyId, Head, Kind, Native, Tcpstream},
@@ -27,9 +27,7 @@ const KIB: usize = 1024;
 
 /// Low 16 KiB, high 64 KiB, and a system that buffers little.
 fn tight() -> Config {
-    config(|config| {
-        config.watermarks(16 * KIB, 64 * KIB).socket_buffers(8 * KIB, 0);
-    })
+    Config::new().watermarks(16 * KIB, 64 * KIB).socket_buffers(8 * KIB, 0)
 }
 
 /// A peer for which the system buffers little.
@@ -139,9 +137,10 @@ fn reading_pauses_above_the_high_watermark_and_resumes() {
 
 #[test]
 fn past_the_hard_limit_a_slow_consumer_is_cut_with_an_exact_report() {
-    let settings = config(|config| {
-        config.watermarks(16 * KIB, 64 * KIB).hard_limit(256 * KIB).socket_buffers(8 * KIB, 0);
-    });
+    let settings = Config::new()
+        .watermarks(16 * KIB, 64 * KIB)
+        .hard_limit(256 * KIB)
+        .socket_buffers(8 * KIB, 0);
     let (tell, told) = channel();
     let script = Script::echo().on_disconnect(move |conn, report| {
         tell.send((conn.stats().messages_out, report.unsent_messages)).unwrap();
@@ -189,9 +188,10 @@ fn past_the_hard_limit_a_slow_consumer_is_cut_with_an_exact_report() {
 
 #[test]
 fn report_of_a_slow_consumer_counts_unsent_bytes() {
-    let settings = config(|config| {
-        config.watermarks(16 * KIB, 64 * KIB).hard_limit(128 * KIB).socket_buffers(8 * KIB, 0);
-    });
+    let settings = Config::new()
+        .watermarks(16 * KIB, 64 * KIB)
+        .hard_limit(128 * KIB)
+        .socket_buffers(8 * KIB, 0);
     let server = Running::server(Tcpstream, settings, Script::new());
     let _slow = slow_peer(server.addr, Tcpstream);
     let id = server.events.connected();
@@ -209,8 +209,7 @@ fn report_of_a_slow_consumer_counts_unsent_bytes() {
 #[test]
 fn peer_that_takes_no_byte_is_closed_after_the_write_timeout() {
     let timeout = Duration::from_millis(100);
-    let mut settings = tight();
-    settings.write_timeout(timeout);
+    let settings = tight().write_timeout(timeout);
     let server = Running::server(Native, settings, Script::echo());
     let slow = slow_peer(server.addr, Native);
     let id = server.events.connected();
@@ -294,9 +293,10 @@ fn broadcasts_and_sends_of_one_thread_arrive_in_order_at_every_receiver() {
 
 #[test]
 fn broadcast_cuts_the_slow_consumer_and_reaches_the_others() {
-    let settings = config(|config| {
-        config.watermarks(16 * KIB, 64 * KIB).hard_limit(128 * KIB).socket_buffers(8 * KIB, 0);
-    });
+    let settings = Config::new()
+        .watermarks(16 * KIB, 64 * KIB)
+        .hard_limit(128 * KIB)
+        .socket_buffers(8 * KIB, 0);
     let server = Running::server(Tcpstream, settings, Script::new());
     let _slow = slow_peer(server.addr, Tcpstream);
     let slow_id = server.events.connected();
@@ -318,11 +318,12 @@ fn broadcast_cuts_the_slow_consumer_and_reaches_the_others() {
 #[test]
 fn two_sides_that_wait_for_each_other_to_read_get_on() {
     const PUSHES: usize = 2000;
-    let settings = config(|config| {
-        config.watermarks(4 * KIB, 8 * KIB).hard_limit(64 * 1024 * KIB);
-        config.socket_buffers(4 * KIB, 4 * KIB).reconnect(Reconnect::never());
-        config.write_timeout(Duration::from_secs(2));
-    });
+    let settings = Config::new()
+        .watermarks(4 * KIB, 8 * KIB)
+        .hard_limit(64 * 1024 * KIB)
+        .socket_buffers(4 * KIB, 4 * KIB)
+        .reconnect(Reconnect::never())
+        .write_timeout(Duration::from_secs(2));
     let (tell, told) = channel();
     let script = || {
         let tell = tell.clone();

@@ -13,7 +13,7 @@ mod common;
 
 use std::{sync::mpsc::channel, time::Duration};
 
-use common::{PATIENCE, Peer, Running, Script, config, frame};
+use common::{PATIENCE, Peer, Running, Script, frame};
 use longhaul::{
     CallError, Config, Fate, ReactorBuilder,
     protocol::{Any, Head, Kind, Native},
@@ -71,9 +71,8 @@ fn call_that_the_peers_half_close_ends_as_not_sent_does_not_leave() {
 /// A call behind more than the system buffers, of which the caller is told that it was not sent while
 /// it is still queued.
 fn call_behind_a_full_queue(end: impl FnOnce(&Running, longhaul::ConnId) -> Fate) {
-    let settings = config(|config| {
-        config.watermarks(1, 32 << 20).hard_limit(64 << 20).write_timeout(PATIENCE);
-    });
+    let settings =
+        Config::new().watermarks(1, 32 << 20).hard_limit(64 << 20).write_timeout(PATIENCE);
     let server = Running::server(Native, settings, Script::new());
     let mut peer = Peer::new(server.addr, Native);
     let id = server.events.connected();

@@ -22,7 +22,7 @@ use std::{
 };
 
 use common::{
-    PATIENCE, Peer, Running, Script, config, frame, now,
+    PATIENCE, Peer, Running, Script, frame, now,
     pair::{NEVER, Pair, Side, WITH_CALLS, block_on, not_redialled},
     pass,
 };
@@ -98,7 +98,7 @@ fn cancelled_request_holds_its_place_until_its_responder_is_done() {
     });
     let pair = Pair::with(
         Native,
-        config(|config| _ = config.max_requests(1)),
+        Config::new().max_requests(1),
         server,
         // More than the server permits are asked at a time: its limit is tested, not ours.
         not_redialled(),

@@ -18,7 +18,7 @@ use std::{
 };
 
 use common::{
-    Event, PATIENCE, Running, Script, config,
+    Event, PATIENCE, Running, Script,
     pair::{Ended, NEVER, Pair, Side, WITH_CALLS, block_on, not_redialled},
 };
 use longhaul::{
@@ -266,7 +266,7 @@ fn one_request_more_than_permitted_is_busy() {
         }
     });
     // The caller knows nothing of the limit: it is a peer that the test speaks for.
-    let server = Running::server(Native, config(|config| _ = config.max_requests(2)), server);
+    let server = Running::server(Native, Config::new().max_requests(2), server);
     let mut peer = common::Peer::new(server.addr, Native);
     for id in 1..=3 {
         peer.write(&common::request(id, b"keep"));
@@ -356,12 +356,12 @@ fn refused_three_ways(side: &Side, body: &'static [u8], expected: &CallError) {
 #[test]
 fn one_call_more_than_we_permit_is_refused() {
     let (keep, kept) = channel();
-    let ours = config(|config| _ = config.max_calls(2));
+    let ours = Config::new().max_calls(2);
     let pair = Pair::with(
         Native,
         ours,
         keeping(keep.clone()),
-        not_redialled().max_calls(2).clone(),
+        not_redialled().max_calls(2),
         keeping(keep),
     );
     for (caller, _) in pair.both_ways() {
@@ -384,7 +384,7 @@ fn one_call_more_than_we_permit_is_refused() {
 #[test]
 fn one_call_more_than_the_peer_permits_is_refused() {
     let (keep, kept) = channel();
-    let theirs = config(|config| _ = config.max_requests(1));
+    let theirs = Config::new().max_requests(1);
     let pair = Pair::with(Native, theirs, keeping(keep), not_redialled(), Script::new());
     let side = pair.dialling_side();
     let first = side.call_async("1", NEVER);
@@ -411,7 +411,7 @@ fn body_above_our_own_limit_is_refused() {
 
 #[test]
 fn body_above_the_peers_limit_is_refused() {
-    let theirs = config(|config| _ = config.max_body(10));
+    let theirs = Config::new().max_body(10);
     let pair = Pair::with(Native, theirs, upper(), not_redialled(), Script::new());
     let side = pair.dialling_side();
     // The peer's hello comes before its reply.
@@ -485,7 +485,7 @@ fn call_to_a_reactor_that_has_stopped_is_refused() {
 
 #[test]
 fn call_on_a_connection_that_is_down_is_not_sent() {
-    let later = config(|config| _ = config.reconnect(Reconnect::fixed(NEVER)));
+    let later = Config::new().reconnect(Reconnect::fixed(NEVER));
     let mut pair = Pair::with(Native, Config::new(), upper(), later, Script::new());
     let side = pair.dialling_side();
     pair.server.handle.stop_within(Duration::ZERO);
@@ -522,7 +522,7 @@ fn call_on_a_connection_that_is_gone_is_not_sent() {
 fn call_above_the_high_watermark_is_refused() {
     // The server reads nothing, so the client's queue fills.
     let server = Script::new().on_connect(|conn| conn.pause());
-    let ours = not_redialled().watermarks(16 * 1024, 64 * 1024).clone();
+    let ours = not_redialled().watermarks(16 * 1024, 64 * 1024);
     let pair = Pair::with(Native, Config::new(), server, ours, Script::new());
     let side = pair.dialling_side();
     let mut context = Context::from_waker(Waker::noop());

@@ -225,8 +225,7 @@ fn all_the_calls_that_are_permitted_may_be_in_flight_both_ways() {
 /// waits for answers allowed to stop reading, both would wait for ever.
 #[test]
 fn calls_that_fill_both_queues_do_not_block_each_other() {
-    let mut config = not_redialled();
-    config.watermarks(4 * 1024, 8 * 1024).socket_buffers(4 * 1024, 4 * 1024);
+    let config = not_redialled().watermarks(4 * 1024, 8 * 1024).socket_buffers(4 * 1024, 4 * 1024);
     both_ways(Native, &config, 2000, 500, 1000);
     // Three times what the default high watermark allows, each way.
     both_ways(Native, &not_redialled(), 20_000, 4096, 1600);

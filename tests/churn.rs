@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-use common::{PATIENCE, Peer, Script, config, descriptors, message, request};
+use common::{PATIENCE, Peer, Script, descriptors, message, request};
 use longhaul::{
     Config, ConnId, Reactor, ReactorBuilder, Reconnect, SendError,
     protocol::{Any, Native, Tcpstream},
@@ -150,9 +150,7 @@ fn dials_that_failed_leave_no_descriptor_slot_or_timer() {
     let before = descriptors();
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut reactor = ReactorBuilder::new(Any::from(Native)).build(Script::new()).unwrap();
-    let settings = config(|config| {
-        config.reconnect(Reconnect::fixed(Duration::ZERO).max_attempts(3));
-    });
+    let settings = Config::new().reconnect(Reconnect::fixed(Duration::ZERO).max_attempts(3));
     for _ in 0..100 {
         reactor.connect_with(nobody, &Native.into(), &settings).unwrap();
     }

@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use common::{PATIENCE, config, now, pair::NEVER};
+use common::{PATIENCE, now, pair::NEVER};
 use longhaul::{
     CallError, Client, ClientBuilder, ClientState, CloseReport, Config, Conn, ConnId, Error, Fate,
     Handle, Handler, Message, PendingCall, Reactor, ReactorBuilder, Reconnect, Responder,
@@ -217,9 +217,8 @@ fn connecting_on_a_reactor_to_a_closed_port_leaves_nothing_behind() {
 
 #[test]
 fn settings_that_can_not_work_are_refused() {
-    let failed = ClientBuilder::new(Native)
-        .config(config(|config| _ = config.watermarks(2, 1)))
-        .connect("127.0.0.1:1");
+    let failed =
+        ClientBuilder::new(Native).config(Config::new().watermarks(2, 1)).connect("127.0.0.1:1");
     assert!(matches!(failed, Err(Error::Config(_))), "{failed:?}");
     assert!(matches!(Client::connect("no address"), Err(Error::Address(_))));
 }
@@ -228,7 +227,7 @@ fn settings_that_can_not_work_are_refused() {
 fn what_is_sent_before_the_connection_is_up_is_delivered_in_order() {
     const MESSAGES: u32 = 1000;
     let addr = nobody();
-    let again = config(|config| _ = config.reconnect(Reconnect::fixed(Duration::from_millis(5))));
+    let again = Config::new().reconnect(Reconnect::fixed(Duration::from_millis(5)));
     let client = ClientBuilder::new(Native).config(again).start(addr).unwrap();
     assert_eq!(client.state(), ClientState::Connecting);
     for number in 0..MESSAGES {
@@ -251,7 +250,7 @@ fn what_is_sent_before_the_connection_is_up_is_delivered_in_order() {
 #[test]
 fn client_comes_back_by_itself_with_the_same_id() {
     let (server, told) = server();
-    let soon = config(|config| _ = config.reconnect(Reconnect::fixed(Duration::ZERO)));
+    let soon = Config::new().reconnect(Reconnect::fixed(Duration::ZERO));
     let (handler, client_told) = echo::<Native>();
     let client =
         ClientBuilder::new(Native).config(soon).connect_with(server.addr(), handler).unwrap();
@@ -363,8 +362,7 @@ fn client_can_be_waited_for() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     drop(listener);
-    let mut config = Config::new();
-    config.reconnect(Reconnect::fixed(Duration::from_millis(20)));
+    let config = Config::new().reconnect(Reconnect::fixed(Duration::from_millis(20)));
     let client = ClientBuilder::new(Native).config(config).start(addr).unwrap();
     while client.last_close().is_none() {
         std::thread::yield_now();
@@ -425,8 +423,7 @@ fn port_that_accepts_and_says_nothing_is_no_connection() {
         // Until the client has given up.
         let _ = io::copy(&mut &stream, &mut io::sink());
     });
-    let mut config = Config::new();
-    config.hello_timeout(Duration::from_millis(50));
+    let config = Config::new().hello_timeout(Duration::from_millis(50));
     let connected = ClientBuilder::new(Native).config(config).connect(addr);
     let Err(Error::Io(error)) = connected else { panic!("it said no hello") };
     assert_eq!(error.kind(), io::ErrorKind::TimedOut);

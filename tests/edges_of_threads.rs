@@ -21,7 +21,7 @@ use std::{
 };
 
 use common::{
-    Event, PATIENCE, Peer, Running, Script, config, descriptors, frame,
+    Event, PATIENCE, Peer, Running, Script, descriptors, frame,
     pair::{NEVER, Pair, not_redialled},
     request,
 };
@@ -117,7 +117,7 @@ fn who_waits_to_be_connected_hears_that_it_will_never_be() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = nobody.local_addr().unwrap();
     drop(nobody);
-    let config = config(|config| _ = config.reconnect(Reconnect::fixed(NEVER)));
+    let config = Config::new().reconnect(Reconnect::fixed(NEVER));
     let client = Arc::new(ClientBuilder::new(Native).config(config).start(addr).unwrap());
     let waiting = client.clone();
     let waited = in_time(move || waiting.wait_connected(Duration::MAX));
@@ -282,7 +282,7 @@ fn answer_of_a_thread_that_comes_an_epoch_too_late_goes_nowhere() {
         Config::new(),
         Script::new().on_message(move |conn, msg| keep.send(conn.defer(&msg).unwrap()).unwrap()),
     );
-    let quick = config(|config| _ = config.reconnect(Reconnect::fixed(Duration::ZERO)));
+    let quick = Config::new().reconnect(Reconnect::fixed(Duration::ZERO));
     let client = Running::client(Native, quick.clone(), Script::new());
     let conn = client.handle.connect_and_wait(server.addr, &Native.into(), &quick).unwrap();
     let first = client.handle.call_async(conn, "first", NEVER);
@@ -397,9 +397,8 @@ fn adopted_streams_are_within_the_limit_of_the_reactor_or_refused() {
 
 #[test]
 fn sends_of_many_threads_to_a_peer_that_does_not_read_stay_within_the_watermark() {
-    let small = config(|config| {
-        config.watermarks(1000, 10_000).hard_limit(20_000).socket_buffers(4096, 4096);
-    });
+    let small =
+        Config::new().watermarks(1000, 10_000).hard_limit(20_000).socket_buffers(4096, 4096);
     let server = Running::server(Native, small, Script::new());
     let _peer = Peer::new(server.addr, Native);
     let conn = server.events.connected();

@@ -232,9 +232,7 @@ fn reactor_listens_on_several_addresses_and_tells_the_real_ports() {
 fn each_listener_has_its_own_protocol_and_settings() {
     let (mut reactor, _) = reactor(Tcpstream, Script::echo());
     let (_, plain) = reactor.listen("127.0.0.1:0").unwrap();
-    let small = common::config(|config| {
-        config.max_body(10);
-    });
+    let small = Config::new().max_body(10);
     let (_, native) = reactor.listen_with("127.0.0.1:0", &Native.into(), &small).unwrap();
     let handle = reactor.handle();
     let serving = thread::spawn(move || reactor.run().unwrap());

@@ -25,9 +25,9 @@ use std::{
     time::Duration,
 };
 
-use common::{Event, PATIENCE, Peer, Running, Script, config, hello, now};
+use common::{Event, PATIENCE, Peer, Running, Script, hello, now};
 use longhaul::{
-    Incident, ReactorBuilder, Reconnect,
+    Config, Incident, ReactorBuilder, Reconnect,
     protocol::{Any, Native},
 };
 
@@ -49,9 +49,7 @@ fn process_of_few_descriptors() {
     if std::env::var_os(CHILD).is_none() {
         return;
     }
-    let settings = config(|config| {
-        config.reconnect(Reconnect::fixed(Duration::from_millis(50)));
-    });
+    let settings = Config::new().reconnect(Reconnect::fixed(Duration::from_millis(50)));
     let builder = ReactorBuilder::new(Any::from(Native)).config(settings.clone());
     let mut server =
         Running::start(builder, Script::echo(), |reactor| reactor.listen("127.0.0.1:0").unwrap().1);

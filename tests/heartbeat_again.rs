@@ -13,16 +13,19 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Peer, Running, Script, config, frame, now, pass};
-use longhaul::protocol::{Head, Kind, Native};
+use common::{Peer, Running, Script, frame, now, pass};
+use longhaul::{
+    Config,
+    protocol::{Head, Kind, Native},
+};
 
 /// By a peer that answers each ping, of a server whose idle timeout is far away, or off.
 #[test]
 fn answered_ping_is_followed_by_another_an_interval_later() {
     for idle in [0, 3600] {
-        let settings = config(|config| {
-            config.heartbeat(Duration::from_millis(100)).idle_timeout(Duration::from_secs(idle));
-        });
+        let settings = Config::new()
+            .heartbeat(Duration::from_millis(100))
+            .idle_timeout(Duration::from_secs(idle));
         let server = Running::server(Native, settings, Script::new());
         let mut peer = Peer::new(server.addr, Native);
         let mut pings = 0;
@@ -40,11 +43,10 @@ fn answered_ping_is_followed_by_another_an_interval_later() {
 #[test]
 fn side_that_beats_keeps_up_a_link_to_one_that_does_not() {
     let idle = Duration::from_millis(1500);
-    let deaf = config(|config| _ = config.heartbeat(Duration::ZERO).idle_timeout(idle));
+    let deaf = Config::new().heartbeat(Duration::ZERO).idle_timeout(idle);
     let server = Running::server(Native, deaf, Script::new());
-    let beats = config(|config| {
-        config.heartbeat(Duration::from_secs(10)).idle_timeout(Duration::from_secs(30));
-    });
+    let beats =
+        Config::new().heartbeat(Duration::from_secs(10)).idle_timeout(Duration::from_secs(30));
     let client = Running::client(Native, beats.clone(), Script::new());
     let conn = client.handle.connect(server.addr, &Native.into(), &beats).unwrap();
     client.events.connected();

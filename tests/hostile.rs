@@ -19,10 +19,12 @@ use std::{
     time::Duration,
 };
 
-use common::{Event, Peer, Running, Script, config, frame, hello, message, pass, request};
+use common::{Event, Peer, Running, Script, frame, hello, message, pass, request};
 use longhaul::{
     CloseReason, Config,
-    protocol::{Any, AnyId, DecodeError, Head, Kind, Length, Native, Qtk2, Qtk3, Tcpstream},
+    protocol::{
+        Any, AnyId, DecodeError, Head, Kind, Length, LengthBuilder, Native, Qtk2, Qtk3, Tcpstream,
+    },
 };
 
 const MAX_BODY: u64 = 8 << 20;
@@ -101,10 +103,8 @@ fn qtk2(sign: u8, len: u32) -> Vec<u8> {
     header
 }
 
-fn length(set: impl FnOnce(&mut longhaul::protocol::LengthBuilder)) -> Length {
-    let mut builder = Length::builder();
-    set(&mut builder);
-    builder.build().unwrap()
+fn length(set: impl FnOnce(LengthBuilder) -> LengthBuilder) -> Length {
+    set(Length::builder()).build().unwrap()
 }
 
 const fn control(kind: Kind, len: u64, min: u64, max: u64) -> DecodeError {
@@ -148,13 +148,13 @@ refused! {
 
     length_body_of_4_gib: Length::default(), [0xff; 4] => too_long(u64::from(u32::MAX));
     length_body_one_over_the_maximum: Length::default(), ((8 << 20) + 1_u32).to_be_bytes() => too_long(MAX_BODY + 1);
-    length_of_8_bytes_all_ones: length(|length| { length.field_bytes(8); }), [0xff; 8] => too_long(u64::MAX);
-    length_of_2_to_the_63: length(|length| { length.field_bytes(8); }), (1_u64 << 63).to_be_bytes() => too_long(1 << 63);
+    length_of_8_bytes_all_ones: length(|length| length.field_bytes(8)), [0xff; 8] => too_long(u64::MAX);
+    length_of_2_to_the_63: length(|length| length.field_bytes(8)), (1_u64 << 63).to_be_bytes() => too_long(1 << 63);
     length_below_its_own_header:
-        length(|length| { length.counts_header(true); }), 3_u32.to_be_bytes()
+        length(|length| length.counts_header(true)), 3_u32.to_be_bytes()
         => DecodeError::LengthBelowHeader { len: 3, header: 4 };
     length_adjusted_below_zero:
-        length(|length| { length.adjustment(-4); }), 3_u32.to_be_bytes()
+        length(|length| length.adjustment(-4)), 3_u32.to_be_bytes()
         => DecodeError::LengthOutOfRange { len: 3, adjustment: -4 };
 }
 
@@ -315,13 +315,7 @@ fn reset_in_the_middle_of_a_frame_ends_only_that_connection() {
 #[test]
 fn peer_without_a_hello_is_closed_after_the_hello_timeout() {
     let timeout = Duration::from_millis(50);
-    let server = Running::server(
-        Native,
-        config(|config| {
-            config.hello_timeout(timeout);
-        }),
-        Script::echo(),
-    );
+    let server = Running::server(Native, Config::new().hello_timeout(timeout), Script::echo());
     let mut peer = Peer::mute(server.addr, Native);
     peer.expect_end();
     assert_eq!(server.events.ended(), CloseReason::HelloTimeout(timeout));
@@ -330,13 +324,7 @@ fn peer_without_a_hello_is_closed_after_the_hello_timeout() {
 #[test]
 fn half_a_hello_is_closed_after_the_hello_timeout() {
     let timeout = Duration::from_millis(50);
-    let server = Running::server(
-        Native,
-        config(|config| {
-            config.hello_timeout(timeout);
-        }),
-        Script::echo(),
-    );
+    let server = Running::server(Native, Config::new().hello_timeout(timeout), Script::echo());
     let mut peer = Peer::mute(server.addr, Native);
     peer.write(&hello(&Native.into())[..30]);
     peer.expect_end();
@@ -346,13 +334,7 @@ fn half_a_hello_is_closed_after_the_hello_timeout() {
 #[test]
 fn frame_that_drips_in_is_closed_at_its_absolute_deadline() {
     let timeout = Duration::from_millis(100);
-    let server = Running::server(
-        Tcpstream,
-        config(|config| {
-            config.frame_timeout(timeout);
-        }),
-        Script::echo(),
-    );
+    let server = Running::server(Tcpstream, Config::new().frame_timeout(timeout), Script::echo());
     let mut peer = Peer::new(server.addr, Tcpstream);
     peer.write(&tcpstream(0xad12, 1000));
     // A byte every 10 ms would put off for ever a timeout that counted from the last one.
@@ -373,13 +355,7 @@ fn frame_that_drips_in_is_closed_at_its_absolute_deadline() {
 #[test]
 fn silence_after_a_whole_frame_is_never_cut() {
     let timeout = Duration::from_millis(100);
-    let server = Running::server(
-        Tcpstream,
-        config(|config| {
-            config.frame_timeout(timeout);
-        }),
-        Script::echo(),
-    );
+    let server = Running::server(Tcpstream, Config::new().frame_timeout(timeout), Script::echo());
     let mut peer = Peer::new(server.addr, Tcpstream);
     let whole = message(&Tcpstream.into(), b"quiet from now on");
     let (front, back) = whole.split_at(20);
@@ -399,9 +375,7 @@ fn large_frame_that_moves_has_the_time_that_its_length_needs() {
     let timeout = Duration::from_millis(50);
     let server = Running::server(
         Tcpstream,
-        config(|config| {
-            config.frame_timeout(timeout).frame_rate(100_000);
-        }),
+        Config::new().frame_timeout(timeout).frame_rate(100_000),
         Script::echo(),
     );
     let mut peer = Peer::new(server.addr, Tcpstream);

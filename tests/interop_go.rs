@@ -352,11 +352,8 @@ impl Drop for Go {
 /// Our settings for such peers, with their 5 s as short as here, and no healthy spell, which no
 /// connection of a test would reach.
 fn settings() -> Config {
-    let mut config = Config::go_tcpstream();
-    config.reconnect(
-        Reconnect::fixed(RETRY).after_loss(Duration::ZERO).healthy_after(Duration::ZERO),
-    );
-    config
+    Config::go_tcpstream()
+        .reconnect(Reconnect::fixed(RETRY).after_loss(Duration::ZERO).healthy_after(Duration::ZERO))
 }
 
 fn server(script: Script) -> Running {
@@ -703,8 +700,7 @@ fn our_calls_are_answered_by_their_echo() {
 #[test]
 fn what_they_would_refuse_as_too_long_is_refused_on_our_side() {
     let go = Go::server(anywhere(), App::Echo);
-    let mut large = settings();
-    large.max_body(2 * MAX_BODY);
+    let large = settings().max_body(2 * MAX_BODY);
     let (client, conn) = client_with(&go, &large, Script::new());
     let body = vec![0; MAX_BODY + 1];
     let (len, max) = (body.len(), MAX_BODY);
@@ -764,8 +760,7 @@ fn their_server_that_blocks_in_its_writes_does_not_stop_us() {
     const COUNT: usize = 64;
     const LEN: usize = 256 * 1024;
     let go = Go::server(anywhere(), App::Echo);
-    let mut roomy = settings();
-    roomy.watermarks(16 << 20, 32 << 20).hard_limit(64 << 20);
+    let roomy = settings().watermarks(16 << 20, 32 << 20).hard_limit(64 << 20);
     let (client, conn) = client_with(&go, &roomy, Script::new());
     for number in 0..COUNT {
         client.handle.send(conn, vec![number as u8; LEN]).unwrap();
@@ -939,10 +934,9 @@ fn retry_in(client: &Running) -> Option<Duration> {
 fn our_client_dials_at_once_after_a_healthy_connection_and_then_every_5_s() {
     const THEIRS: Duration = Duration::from_secs(5);
     let policy = Reconnect::fixed(THEIRS).after_loss(Duration::ZERO);
-    let mut settings = Config::go_tcpstream();
-    settings.reconnect(policy.clone());
+    let settings = Config::go_tcpstream().reconnect(policy.clone());
     assert_eq!(settings, Config::go_tcpstream());
-    settings.reconnect(policy.healthy_after(Duration::ZERO));
+    let settings = settings.reconnect(policy.healthy_after(Duration::ZERO));
 
     let go = Go::server(address_of_its_own(5), App::Deaf);
     let (client, _) = client_with(&go, &settings, Script::new());

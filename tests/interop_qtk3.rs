@@ -30,7 +30,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Event, PATIENCE, Running, Script, config, now, pair::NEVER, pass};
+use common::{Event, PATIENCE, Running, Script, now, pair::NEVER, pass};
 use longhaul::{
     CallError, CloseReason, Config, ConnId, Fate, ReactorBuilder, Responder,
     protocol::{Any, AnyId, Qtk3, Uuid},
@@ -405,9 +405,7 @@ fn client_with(node: &Node, settings: &Config, script: Script) -> (Running, Conn
 
 /// Our settings on the faster clock. We give up later than they do: it is their patience that counts.
 fn fast() -> Config {
-    let mut settings = Config::qtk();
-    settings.heartbeat(BEAT).idle_timeout(2 * IDLE);
-    settings
+    Config::qtk().heartbeat(BEAT).idle_timeout(2 * IDLE)
 }
 
 /// A loopback address that no other test binds and no socket dials from, so that its port stays free
@@ -607,7 +605,7 @@ fn their_pings_under_traffic_come_back_as_they_were() {
 
 #[test]
 fn their_client_that_no_longer_pings_is_given_up_and_may_come_back() {
-    let settings = config(|config| _ = config.heartbeat(BEAT).idle_timeout(IDLE));
+    let settings = Config::new().heartbeat(BEAT).idle_timeout(IDLE);
     let server = server_with(&settings, Script::echo());
     let hanging = Options { heartbeat: u32::MAX, timeout: u32::MAX, ..OPTIONS };
     let node = Node::client(server.addr, hanging);
@@ -651,8 +649,7 @@ fn their_client_comes_back_to_our_restarted_server_with_what_it_queued() {
 #[test]
 fn our_graceful_close_leaves_no_half_frame_in_their_buffer() {
     const LEN: usize = 256 * 1024;
-    let server =
-        server_with(&config(|config| _ = config.watermarks(1 << 20, 8 << 20)), Script::echo());
+    let server = server_with(&Config::new().watermarks(1 << 20, 8 << 20), Script::echo());
     let node = Node::client(server.addr, OPTIONS);
     for round in 0..3 {
         node.expect(Told::Connected);
@@ -766,8 +763,7 @@ fn our_pings_under_their_traffic_keep_their_server_from_giving_us_up() {
 fn their_server_that_hangs_is_given_up_and_dialled_again() {
     let hanging = Options { timeout: u32::MAX, hangs: true, ..ECHO };
     let node = Node::server(anywhere(), hanging);
-    let mut settings = Config::qtk();
-    settings.heartbeat(BEAT).idle_timeout(IDLE);
+    let settings = Config::qtk().heartbeat(BEAT).idle_timeout(IDLE);
     let (client, conn) = client_with(&node, &settings, Script::new());
     assert_eq!(client.events.end_of(conn), CloseReason::IdleTimeout(IDLE));
     assert_eq!(node.pings_that_came().len(), 1);
@@ -833,8 +829,7 @@ fn our_call_ends_when_their_server_dies_and_no_answer_of_the_next_is_taken_for_i
 #[test]
 fn our_client_without_pings_is_given_up_by_their_server() {
     let node = Node::server(anywhere(), OPTIONS);
-    let mut settings = Config::qtk();
-    settings.heartbeat(Duration::ZERO).idle_timeout(Duration::ZERO);
+    let settings = Config::qtk().heartbeat(Duration::ZERO).idle_timeout(Duration::ZERO);
     let began = now();
     let (client, conn) = client_with(&node, &settings, Script::new());
     assert_eq!(client.events.end_of(conn), CloseReason::PeerClosed);
@@ -847,7 +842,7 @@ fn our_client_without_pings_is_given_up_by_their_server() {
 /// Five intervals are more than three timeouts in which their client says nothing but its pings.
 #[test]
 fn their_client_that_only_listens_is_kept_up_by_its_pings() {
-    let settings = config(|config| _ = config.heartbeat(BEAT).idle_timeout(2 * IDLE));
+    let settings = Config::new().heartbeat(BEAT).idle_timeout(2 * IDLE);
     let server = server_with(&settings, Script::new());
     let node = Node::client(server.addr, OPTIONS);
     node.expect(Told::Connected);

@@ -48,7 +48,7 @@ use std::{
     time::Duration,
 };
 
-use common::{config, now, pass};
+use common::{now, pass};
 use longhaul::{
     Bytes, CallError, Client, ClientBuilder, CloseReport, Config, Conn, Context, Fate, Handler,
     Incident, Message, ReactorBuilder, Reconnect, Responder, SendError, Server, Tagged, Timer,
@@ -177,9 +177,7 @@ fn server_in_a_process_of_its_own() {
     let Ok(addr) = std::env::var(ADDR) else { return };
     let life = std::env::var(LIFE).unwrap().parse().unwrap();
     let log = OpenOptions::new().append(true).open(std::env::var(LOG).unwrap()).unwrap();
-    let settings = config(|config| {
-        config.socket_buffers(0, 16 * KIB);
-    });
+    let settings = Config::new().socket_buffers(0, 16 * KIB);
     let builder = ReactorBuilder::new(Native).config(settings).stop_timeout(DEADLINE);
     let handler = Writing { life, log, late: VecDeque::new() };
     let server = Server::bind_with(addr.as_str(), builder, handler).unwrap();
@@ -368,16 +366,11 @@ impl Load {
     fn start(number: u8, addr: SocketAddr) -> Self {
         let told = Arc::<Mutex<Told>>::default();
         let gauges = Arc::<Gauges>::default();
-        let settings: Config = config(|config| {
-            config
-                .reconnect(Reconnect::exponential(
-                    Duration::from_millis(1),
-                    Duration::from_millis(20),
-                ))
-                .watermarks(32 * KIB, 128 * KIB)
-                .offline_queue(48 * KIB, DEADLINE * 10)
-                .socket_buffers(16 * KIB, 0);
-        });
+        let settings: Config = Config::new()
+            .reconnect(Reconnect::exponential(Duration::from_millis(1), Duration::from_millis(20)))
+            .watermarks(32 * KIB, 128 * KIB)
+            .offline_queue(48 * KIB, DEADLINE * 10)
+            .socket_buffers(16 * KIB, 0);
         let builder = ReactorBuilder::new(Native).config(settings).stop_timeout(DEADLINE);
         let watch = Watch { client: number, told: told.clone() };
         let client = ClientBuilder::new(Native).reactor(builder).start_with(addr, watch).unwrap();

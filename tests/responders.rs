@@ -17,7 +17,7 @@ use std::{
 };
 
 use common::{
-    PATIENCE, Peer, Running, Script, config, now,
+    PATIENCE, Peer, Running, Script, now,
     pair::{NEVER, Pair, WITH_CALLS, block_on, not_redialled},
 };
 use longhaul::{
@@ -121,9 +121,10 @@ fn waiting_for_room_is_refused_on_the_loops_thread() {
 fn pool_that_waits_for_room_answers_all_within_the_hard_limit() {
     const CALLS: usize = 400;
     let (server, kept) = keeping();
-    let settings = config(|config| {
-        config.watermarks(4 * 1024, 16 * 1024).hard_limit(128 * 1024).socket_buffers(8 * 1024, 0);
-    });
+    let settings = Config::new()
+        .watermarks(4 * 1024, 16 * 1024)
+        .hard_limit(128 * 1024)
+        .socket_buffers(8 * 1024, 0);
     let pair = Pair::with(Native, settings, server, Config::new(), Script::new());
     let side = pair.dialling_side();
     let calls: Vec<_> = (0..CALLS).map(|_| side.call_async("request", NEVER)).collect();
@@ -217,7 +218,7 @@ fn request_is_deferred_once_and_then_not_answered_otherwise() {
 #[test]
 fn reply_that_is_too_long_fails_the_request() {
     let (server, kept) = keeping();
-    let ours = config(|config| _ = config.max_body(10));
+    let ours = Config::new().max_body(10);
     let pair = Pair::with(Native, ours, server, not_redialled(), Script::new());
     let call = pair.dialling_side().call_async("request", NEVER);
     let refused = next(&kept).reply("0123456789x").unwrap_err();
@@ -298,14 +299,14 @@ fn answer_after_the_connection_has_ended_goes_nowhere_and_says_so() {
 /// Settings of a callee that does not wait long for the answers that it still owes to a peer that
 /// sends no more.
 fn impatient() -> Config {
-    config(|config| _ = config.close_timeout(Duration::from_millis(1)))
+    Config::new().close_timeout(Duration::from_millis(1))
 }
 
 /// The callee is the side that dials: its connection lives on, in another epoch.
 fn answer_after_a_reconnect(protocol: &str) {
     let protocol: Any = protocol.parse().unwrap();
     let (client, kept) = keeping();
-    let soon = impatient().reconnect(Reconnect::fixed(Duration::ZERO)).clone();
+    let soon = impatient().reconnect(Reconnect::fixed(Duration::ZERO));
     let pair = Pair::with(protocol, Config::new(), Script::new(), soon, client);
     let _calls = [(); 4].map(|()| pair.accepting_side().call_async("of the first epoch", NEVER));
     let [checked, replied, failed, dropped] = [(); 4].map(|()| next(&kept));

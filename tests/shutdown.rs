@@ -18,7 +18,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Event, PATIENCE, Peer, Running, Script, config, message};
+use common::{Event, PATIENCE, Peer, Running, Script, message};
 use longhaul::{
     CallError, CloseReason, Config, Error, Incident, ReactorBuilder, SendError,
     protocol::{Any, Native, Tcpstream},
@@ -31,9 +31,7 @@ const MUCH: usize = 16 * 1024 * KIB;
 
 /// Room for all that a test sends at once, and time to send it.
 fn roomy() -> Config {
-    config(|config| {
-        config.hard_limit(64 * 1024 * KIB).close_timeout(PATIENCE);
-    })
+    Config::new().hard_limit(64 * 1024 * KIB).close_timeout(PATIENCE)
 }
 
 /// Sends 4 MiB as 64 messages, in one turn.
@@ -104,9 +102,8 @@ fn close_with_unread_input_does_not_lose_the_last_reply() {
 
 #[test]
 fn close_gives_up_a_peer_that_does_not_read_after_the_close_timeout() {
-    let settings = config(|config| {
-        config.hard_limit(64 * 1024 * KIB).close_timeout(Duration::from_millis(100));
-    });
+    let settings =
+        Config::new().hard_limit(64 * 1024 * KIB).close_timeout(Duration::from_millis(100));
     let server = Running::server(
         Tcpstream,
         settings,
@@ -125,9 +122,7 @@ fn close_gives_up_a_peer_that_does_not_read_after_the_close_timeout() {
 
 #[test]
 fn peer_that_never_closes_is_let_go_after_the_linger_time() {
-    let settings = config(|config| {
-        config.linger(Duration::from_millis(50));
-    });
+    let settings = Config::new().linger(Duration::from_millis(50));
     let server = Running::server(Tcpstream, settings, Script::new());
     let _peer = Peer::new(server.addr, Tcpstream);
     server.handle.close(server.events.connected());
@@ -137,9 +132,7 @@ fn peer_that_never_closes_is_let_go_after_the_linger_time() {
 
 #[test]
 fn peer_that_never_stops_sending_is_let_go_after_the_linger_time() {
-    let settings = config(|config| {
-        config.linger(Duration::from_millis(50));
-    });
+    let settings = Config::new().linger(Duration::from_millis(50));
     let server = Running::server(Tcpstream, settings, Script::new());
     let peer = Peer::new(server.addr, Tcpstream);
     let mut writer = peer.stream.try_clone().unwrap();
@@ -294,9 +287,8 @@ fn peer_that_sends_no_more_is_still_answered_where_requests_are_not_marked() {
 
 #[test]
 fn stop_timeout_cuts_what_is_left() {
-    let server_config = config(|config| {
-        config.hard_limit(64 * 1024 * KIB).close_timeout(Duration::from_secs(3600));
-    });
+    let server_config =
+        Config::new().hard_limit(64 * 1024 * KIB).close_timeout(Duration::from_secs(3600));
     let mut server = Running::server(
         Tcpstream,
         server_config,
@@ -441,9 +433,7 @@ fn every_message_that_is_accepted_while_the_reactor_stops_is_told_of() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut lost = Vec::new();
     for round in 0..50 {
-        let settings = config(|config| {
-            config.offline_queue(256 << 20, Duration::from_secs(600));
-        });
+        let settings = Config::new().offline_queue(256 << 20, Duration::from_secs(600));
         let mut client = Running::client(Native, settings.clone(), Script::new());
         let id = client.handle.connect(nobody, &Native.into(), &settings).unwrap();
         client.events.incident();

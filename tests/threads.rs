@@ -14,7 +14,7 @@ mod common;
 
 use std::{sync::mpsc::channel, thread, time::Duration};
 
-use common::{PATIENCE, Peer, Running, Script, config};
+use common::{PATIENCE, Peer, Running, Script};
 use longhaul::{
     Bytes, CallError, Config, Error, Handle, Reactor, ReactorBuilder, SendError,
     protocol::{Any, Native, Tcpstream},
@@ -290,13 +290,7 @@ fn message_for_a_connection_that_ended_meanwhile_is_reported() {
 
 #[test]
 fn body_over_the_limit_is_refused_where_it_is_sent() {
-    let server = Running::server(
-        Tcpstream,
-        config(|config| {
-            config.max_body(1000);
-        }),
-        Script::echo(),
-    );
+    let server = Running::server(Tcpstream, Config::new().max_body(1000), Script::echo());
     let mut peer = Peer::new(server.addr, Tcpstream);
     let id = server.events.connected();
     let refused = server.handle.send(id, vec![0; 1001]);

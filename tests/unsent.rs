@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use common::{PATIENCE, Peer, Running, Script, config, message};
+use common::{PATIENCE, Peer, Running, Script, message};
 use longhaul::{
     Audience, Bytes, Config, Conn, ConnId, Context, Handler, Incident, Message, ReactorBuilder,
     Reconnect, Tagged,
@@ -58,7 +58,7 @@ fn unsent_messages_are_handed_back_whole_and_in_order_once() {
             assert!(conn.take_unsent().is_empty(), "once");
             tell.send((report.clone(), conn.stats().messages_out, unsent)).unwrap();
         });
-        let settings = config(|config| _ = config.hard_limit(64 * KIB * KIB));
+        let settings = Config::new().hard_limit(64 * KIB * KIB);
         let server = Running::server(protocol, settings, script);
         let peer = Peer::new(server.addr, protocol);
         let id = server.events.connected();
@@ -92,10 +92,11 @@ fn what_is_handed_back_can_be_sent_again_and_arrives_before_what_follows() {
     const MESSAGES: u32 = 3000;
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
-    let settings = config(|config| {
-        config.hard_limit(64 * KIB * KIB).reconnect(Reconnect::fixed(Duration::from_millis(10)));
-        config.offline_queue(64 * KIB * KIB, PATIENCE).watermarks(KIB, 64 * KIB * KIB);
-    });
+    let settings = Config::new()
+        .hard_limit(64 * KIB * KIB)
+        .reconnect(Reconnect::fixed(Duration::from_millis(10)))
+        .offline_queue(64 * KIB * KIB, PATIENCE)
+        .watermarks(KIB, 64 * KIB * KIB);
     let script = Script::new().on_disconnect(|conn, report| {
         let unsent = conn.take_unsent();
         assert_eq!(unsent.len() as u64, report.unsent_messages);
@@ -245,7 +246,6 @@ fn presets_are_valid_and_say_when_a_dead_peer_is_noticed() {
     assert_eq!(node.worst_case_detection(&Qtk3), Some(Duration::from_secs(50)));
     // Keepalive probes alone: 15 s, and nine times 15 s.
     assert_eq!(go.worst_case_detection(&Tcpstream), Some(Duration::from_secs(150)));
-    let mut never = Config::go_tcpstream();
-    never.no_tcp_keepalive();
+    let never = Config::go_tcpstream().no_tcp_keepalive();
     assert_eq!(never.worst_case_detection(&Tcpstream), None);
 }

@@ -37,10 +37,10 @@ impl Liveness {
     pub(crate) fn config(&self) -> Config {
         let mut config = Config::new();
         if let Some(interval) = self.heartbeat {
-            config.heartbeat(interval);
+            config = config.heartbeat(interval);
         }
         if let Some(timeout) = self.idle_timeout {
-            config.idle_timeout(timeout);
+            config = config.idle_timeout(timeout);
         }
         config
     }

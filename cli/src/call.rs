@@ -73,8 +73,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
 
 /// All connections are of one reactor, the first client's.
 fn connect(args: &Args) -> Result<Vec<Client<Any>>, longhaul::Error> {
-    let mut config = Config::new();
-    config.reconnect(Reconnect::never());
+    let config = Config::new().reconnect(Reconnect::never());
     let first = ClientBuilder::new(args.protocol).config(config.clone()).connect(&*args.addr)?;
     let handle = first.handle();
     let more = (1..args.connections)

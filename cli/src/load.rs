@@ -140,15 +140,13 @@ impl Args {
 
     /// Settings that let all this be in flight.
     fn config(&self) -> Config {
-        let mut config = Config::new();
         let in_flight = self.in_flight();
-        config
+        Config::new()
             .reconnect(Reconnect::never())
             .max_body(self.size.max(8 << 20))
             .max_calls(self.depth)
             .watermarks(in_flight, in_flight.saturating_mul(2))
-            .hard_limit(in_flight.saturating_mul(4).max(16 << 20));
-        config
+            .hard_limit(in_flight.saturating_mul(4).max(16 << 20))
     }
 }
 

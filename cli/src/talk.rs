@@ -100,8 +100,7 @@ fn talk(args: &Args) -> anyhow::Result<bool> {
         goodbye: None,
         has_failed: false,
     };
-    let mut config = args.liveness.config();
-    config.reconnect(args.reconnect.clone());
+    let config = args.liveness.config().reconnect(args.reconnect.clone());
     let mut reactor = ReactorBuilder::new(args.protocol).config(config).build(talk)?;
     if args.listen {
         let (_, addr) = reactor.listen(&*args.addr)?;

@@ -12,7 +12,7 @@ mod common;
 
 use std::{ffi::OsStr, net::TcpListener, path::Path, sync::mpsc::channel, time::Duration};
 
-use common::{PATIENCE, Running, Script, config, program::Program};
+use common::{PATIENCE, Running, Script, program::Program};
 use longhaul::{
     Config, ReactorBuilder,
     protocol::{Any, Native},
@@ -229,7 +229,7 @@ fn talk_dials_again_and_says_when() {
 
 #[test]
 fn silent_peer_is_closed_after_the_idle_timeout_of_the_command_line() {
-    let silent = config(|config| _ = config.heartbeat(Duration::ZERO).idle_timeout(Duration::ZERO));
+    let silent = Config::new().heartbeat(Duration::ZERO).idle_timeout(Duration::ZERO);
     let echo = Running::server(Native, silent, Script::echo());
     let addr = echo.addr.to_string();
     let talk = start(&["talk", &addr, "--heartbeat", "0", "--idle-timeout", "0.3", "--stay"]);

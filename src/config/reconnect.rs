@@ -21,8 +21,7 @@ use crate::error::ConfigError;
 /// use std::time::Duration;
 /// use longhaul::{Config, Reconnect};
 ///
-/// let mut config = Config::new();
-/// config.reconnect(Reconnect::fixed(Duration::from_secs(5)).max_attempts(3));
+/// let config = Config::new().reconnect(Reconnect::fixed(Duration::from_secs(5)).max_attempts(3));
 /// ```
 #[derive(Clone)]
 pub struct Reconnect {

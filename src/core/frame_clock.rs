@@ -52,9 +52,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn config() -> Config {
-        let mut config = Config::new();
-        config.frame_timeout(30 * SECOND).frame_rate(1000);
-        config
+        Config::new().frame_timeout(30 * SECOND).frame_rate(1000)
     }
 
     #[test]
@@ -94,8 +92,7 @@ mod tests {
 
     #[test]
     fn timeout_without_end_is_no_deadline() {
-        let mut config = config();
-        config.frame_timeout(Duration::MAX);
+        let config = config().frame_timeout(Duration::MAX);
         let mut clock = FrameClock::default();
         clock.start(Moment::START);
         assert_eq!(clock.deadline(1, &config), None);

@@ -169,11 +169,10 @@ mod tests {
 
     #[test]
     fn peers_limits_hold_once_it_has_told_them() {
-        let mut config = Config::new();
-        config.max_body(5000);
+        let config = Config::new().max_body(5000);
         assert_eq!(Greeting::new(&Native, &config).body_limit(), (5000, LimitBy::Us));
         assert_eq!(greeted(0, 0).body_limit(), (1000, LimitBy::Peer));
-        let mut greeting = Greeting::new(&Native, config.max_body(900));
+        let mut greeting = Greeting::new(&Native, &config.max_body(900));
         greeting.handle_hello(&Hello::new(1000, 10, 0, 0));
         assert_eq!(greeting.body_limit(), (900, LimitBy::Us));
         assert_eq!(greeted(0, 0).max_calls(4096), 10);
@@ -207,8 +206,7 @@ mod tests {
     fn peer_that_does_not_probe_is_probed_whatever_is_received() {
         let rules = greeted(0, 30_000).rules(own_rules(Native.heartbeat(), true, &Config::new()));
         assert_eq!((rules.interval, rules.is_periodic), (Some(secs(10)), true));
-        let mut quiet = Config::new();
-        quiet.heartbeat(Duration::ZERO);
+        let quiet = Config::new().heartbeat(Duration::ZERO);
         let rules = greeted(0, 30_000).rules(own_rules(Native.heartbeat(), true, &quiet));
         assert_eq!((rules.interval, rules.is_periodic), (Some(secs(10)), true));
         let rules = greeted(20_000, 30_000).rules(own_rules(Native.heartbeat(), true, &quiet));

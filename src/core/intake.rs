@@ -87,9 +87,7 @@ mod tests {
     use super::*;
 
     fn config() -> Config {
-        let mut config = Config::new();
-        config.watermarks(10, 100).hard_limit(1000).write_timeout(Duration::from_secs(10));
-        config
+        Config::new().watermarks(10, 100).hard_limit(1000).write_timeout(Duration::from_secs(10))
     }
 
     fn load(queued: usize, caused: usize, calls: usize) -> Load {

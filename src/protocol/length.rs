@@ -218,7 +218,7 @@ impl Protocol for Length {
 ///
 /// The maximum of a body is none of its settings: it is that of the listener or the dialled
 /// connection.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct LengthBuilder {
     field_bytes: Option<usize>,
     is_little_endian: bool,
@@ -232,13 +232,15 @@ impl LengthBuilder {
     /// The bytes of the length field: 1, 2, 3, 4 or 8. Default: 4.
     ///
     /// Netty's `lengthFieldLength`, tokio-util's `length_field_length`.
-    pub const fn field_bytes(&mut self, bytes: usize) -> &mut Self {
+    #[must_use]
+    pub const fn field_bytes(mut self, bytes: usize) -> Self {
         self.field_bytes = Some(bytes);
         self
     }
 
     /// Whether the field's lowest byte comes first. Default: no, big-endian.
-    pub const fn little_endian(&mut self, is_on: bool) -> &mut Self {
+    #[must_use]
+    pub const fn little_endian(mut self, is_on: bool) -> Self {
         self.is_little_endian = is_on;
         self
     }
@@ -247,7 +249,8 @@ impl LengthBuilder {
     ///
     /// They are written as zeros, and ignored when read. Netty's `lengthFieldOffset`, tokio-util's
     /// `length_field_offset`.
-    pub const fn offset(&mut self, bytes: usize) -> &mut Self {
+    #[must_use]
+    pub const fn offset(mut self, bytes: usize) -> Self {
         self.offset = bytes;
         self
     }
@@ -256,7 +259,8 @@ impl LengthBuilder {
     /// Default: no, only what follows.
     ///
     /// The same as an [`adjustment`](Self::adjustment) by the header's length below zero.
-    pub const fn counts_header(&mut self, is_on: bool) -> &mut Self {
+    #[must_use]
+    pub const fn counts_header(mut self, is_on: bool) -> Self {
         self.counts_header = is_on;
         self
     }
@@ -267,7 +271,8 @@ impl LengthBuilder {
     /// Above 0 every frame has at least that many bytes behind the field; a shorter body is filled
     /// up with zeros at its end when sent. Netty's `lengthAdjustment`, tokio-util's
     /// `length_adjustment`.
-    pub const fn adjustment(&mut self, bytes: i64) -> &mut Self {
+    #[must_use]
+    pub const fn adjustment(mut self, bytes: i64) -> Self {
         self.adjustment = bytes;
         self
     }
@@ -279,7 +284,8 @@ impl LengthBuilder {
     /// maximum; a body that is sent is always put behind a header of its own. With more, the bytes
     /// between the header and the body are written as zeros. Netty's `initialBytesToStrip`;
     /// tokio-util's `num_skip`, which also moves the point from where its adjusted length counts.
-    pub const fn skip(&mut self, bytes: usize) -> &mut Self {
+    #[must_use]
+    pub const fn skip(mut self, bytes: usize) -> Self {
         self.skip = Some(bytes);
         self
     }
@@ -290,7 +296,7 @@ impl LengthBuilder {
     ///
     /// Names the setting that is out of its range, or [`LengthError::NoBody`] if by all of them
     /// together no frame could carry a byte of body.
-    pub fn build(&self) -> Result<Length, LengthError> {
+    pub fn build(self) -> Result<Length, LengthError> {
         let field_bytes = match self.field_bytes {
             Some(1) => 1,
             Some(2) => 2,

@@ -112,8 +112,7 @@ mod tests {
     fn defaults_stay_whatever_others_come_and_go() {
         let mut profiles = profiles();
         for seconds in 1..1000 {
-            let mut config = Config::new();
-            config.connect_timeout(Duration::from_secs(seconds));
+            let config = Config::new().connect_timeout(Duration::from_secs(seconds));
             profiles.get(&Tcpstream.into(), &config);
         }
         assert_eq!(profiles.defaults().protocol, Any::from(Native));
@@ -135,8 +134,7 @@ mod tests {
     fn profiles_that_nobody_uses_are_forgotten() {
         let mut profiles = profiles();
         for _ in 0..10_000 {
-            let mut config = Config::new();
-            config.reconnect(Reconnect::custom(|_| None));
+            let config = Config::new().reconnect(Reconnect::custom(|_| None));
             profiles.get(&Native.into(), &config);
         }
         assert!(profiles.len <= 2 * FIRST_SWEEP, "{}", profiles.len);
@@ -148,8 +146,7 @@ mod tests {
         let mut profiles = profiles();
         let mut kept = Vec::new();
         for _ in 0..2000 {
-            let mut config = Config::new();
-            config.reconnect(Reconnect::custom(|_| None));
+            let config = Config::new().reconnect(Reconnect::custom(|_| None));
             kept.push(profiles.get(&Native.into(), &config));
         }
         let longest = profiles.shared.values().map(Vec::len).max();

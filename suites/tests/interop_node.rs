@@ -30,7 +30,7 @@ use std::{
     time::Duration,
 };
 
-use common::{PATIENCE, Running, Script, config, now, pass};
+use common::{PATIENCE, Running, Script, now, pass};
 use longhaul::{
     Config, Conn, ReactorBuilder,
     protocol::{Any, AnyId, Qtk2, Uuid},
@@ -232,7 +232,7 @@ fn our_server_calls_their_client_which_answers_by_the_id() {
 /// Their client pings each 20 s and closes after 30 s without a byte; our server answers the pings
 /// with the same bytes and closes after 30 s without one.
 fn their_client_and_our_server_keep_a_silent_connection_up() {
-    let settings = config(|config| _ = config.heartbeat(BEAT).idle_timeout(2 * IDLE));
+    let settings = Config::new().heartbeat(BEAT).idle_timeout(2 * IDLE);
     let server = Running::server(Qtk2, settings, Script::new());
     let node = Node::start("client.js", server.addr, Duration::ZERO, SPEED);
     node.expect("connected");
@@ -299,7 +299,7 @@ fn our_pings_keep_their_server_from_giving_us_up_silent_or_talked_to() {
     let addr = address_of_its_own();
     let mut node = Node::server(addr, Duration::ZERO, SPEED);
     // The round trip of a ping shows their echo.
-    let settings = config(|config| _ = config.heartbeat(BEAT).idle_timeout(2 * IDLE));
+    let settings = Config::new().heartbeat(BEAT).idle_timeout(2 * IDLE);
     let (client, conn) = client_to(addr, &settings);
     node.expect("connected");
     let pings = |client: &Running, bytes: u64| {

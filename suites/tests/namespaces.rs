@@ -69,29 +69,25 @@ const ROLE: &str = "LONGHAUL_NAMESPACES_ROLE";
 const LOOK: Duration = Duration::from_millis(20);
 
 fn settings(role: &str) -> Config {
-    let mut config = Config::new();
-    config
+    let mut config = Config::new()
         .connect_timeout(CONNECT_TIMEOUT)
         .reconnect(Reconnect::exponential(Duration::from_millis(50), BACKOFF_CAP))
         .offline_queue(1024 * 1024, 2 * DEADLINE)
         .no_tcp_keepalive();
-    let by_tcp = |config: &mut Config| {
-        config
+    if role.ends_with("user-timeout") || role.ends_with("keepalive") {
+        config = config
             .heartbeat(Duration::ZERO)
             .idle_timeout(Duration::ZERO)
             .tcp_user_timeout(USER_TIMEOUT);
-    };
-    if role.ends_with("user-timeout") {
-        by_tcp(&mut config);
-    } else if role.ends_with("keepalive") {
-        by_tcp(&mut config);
-        let (first, interval, count) = KEEPALIVE;
-        config.tcp_keepalive(first, interval, count);
+        if role.ends_with("keepalive") {
+            let (first, interval, count) = KEEPALIVE;
+            config = config.tcp_keepalive(first, interval, count);
+        }
     } else {
-        config.heartbeat(HEARTBEAT).idle_timeout(IDLE_TIMEOUT);
+        config = config.heartbeat(HEARTBEAT).idle_timeout(IDLE_TIMEOUT);
     }
     if role.starts_with("client") {
-        config.socket_buffers(SEND_BUFFER, 0);
+        config = config.socket_buffers(SEND_BUFFER, 0);
     }
     config
 }

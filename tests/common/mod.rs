@@ -558,13 +558,6 @@ pub fn frame(protocol: &Any, head: &Head<AnyId>, body: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Settings that differ from the defaults in what `set` sets.
-pub fn config(set: impl FnOnce(&mut Config)) -> Config {
-    let mut config = Config::new();
-    set(&mut config);
-    config
-}
-
 /// Open descriptors of this process: the fewest of a few looks, as the test harness and the C library
 /// have one open for a moment now and then. One that leaked is there at each look.
 pub fn descriptors() -> usize {

@@ -158,9 +158,7 @@ pub fn keeping() -> (Script, Receiver<Responder<Any>>) {
 
 /// Settings of a connection that is not dialled again.
 pub fn not_redialled() -> Config {
-    super::config(|config| {
-        config.reconnect(Reconnect::never());
-    })
+    Config::new().reconnect(Reconnect::never())
 }
 
 /// An executor of one future: it parks the thread until the future's waker unparks it.

@@ -37,25 +37,24 @@ use crate::{
 };
 
 fn config(rng: &mut SimRng, layer: Option<&LayerMaker>) -> Config {
-    let mut config = Config::new();
-    config.layer = layer.cloned();
     let first = rng.duration(&(Duration::from_millis(1)..=Duration::from_secs(1)));
-    config.reconnect(Reconnect::exponential(first, Duration::from_secs(3)));
-    config.max_body(1 << 20);
+    let reconnect = Reconnect::exponential(first, Duration::from_secs(3));
+    let mut config = Config::new().reconnect(reconnect).max_body(1 << 20);
+    config.layer = layer.cloned();
     if rng.chance(0.5) {
-        config.watermarks(500, 2000).hard_limit(200_000);
+        config = config.watermarks(500, 2000).hard_limit(200_000);
     }
     if rng.chance(0.3) {
-        config.hard_limit(1 << 20).max_calls(3).max_requests(2);
+        config = config.hard_limit(1 << 20).max_calls(3).max_requests(2);
     }
     if rng.chance(0.3) {
-        config.heartbeat(Duration::from_secs(1)).idle_timeout(Duration::from_secs(3));
+        config = config.heartbeat(Duration::from_secs(1)).idle_timeout(Duration::from_secs(3));
     }
     if rng.chance(0.3) {
-        config.write_timeout(Duration::from_secs(1 + rng.below(3) as u64));
+        config = config.write_timeout(Duration::from_secs(1 + rng.below(3) as u64));
     }
     if rng.chance(0.3) {
-        config.offline_queue(rng.below(3000), Duration::from_secs(1));
+        config = config.offline_queue(rng.below(3000), Duration::from_secs(1));
     }
     config
 }

@@ -19,10 +19,10 @@ const MIB: usize = 1024 * 1024;
 
 /// Nobody asks whether the other lives, so only the other deadlines are left.
 fn quiet() -> Config {
-    let mut config = Config::new();
-    config.heartbeat(Duration::ZERO).idle_timeout(Duration::ZERO);
-    config.reconnect(Reconnect::never());
-    config
+    Config::new()
+        .heartbeat(Duration::ZERO)
+        .idle_timeout(Duration::ZERO)
+        .reconnect(Reconnect::never())
 }
 
 /// A client that writes the parts of one frame of 1 MiB when it is told to.
@@ -80,8 +80,7 @@ fn pause_in_the_middle_of_a_long_frame_leaves_it_all_its_time() {
 fn paused_connection_does_not_notice_that_its_peer_is_gone() {
     let world = SimWorld::new(1);
     let ((server, log), (client, _)) = (Script::noting(), Script::noting());
-    let mut config = Config::new();
-    config.reconnect(Reconnect::never());
+    let config = Config::new().reconnect(Reconnect::never());
     let (mut fleet, conn) = pair(&world, server, client, &config);
     let at_server = accepted(&mut fleet);
     fleet.nodes[0].engine.context().conn(at_server).unwrap().pause();
@@ -99,8 +98,7 @@ fn paused_connection_does_not_notice_that_its_peer_is_gone() {
 fn full_queue() -> (SimWorld, Fleet<Script>, ConnId, [Log; 2]) {
     let world = SimWorld::new(1);
     let ((server, seen), (client, log)) = (Script::noting(), Script::noting());
-    let mut config = quiet();
-    config.frame_timeout(10 * LONG).tcp_user_timeout(Duration::ZERO);
+    let config = quiet().frame_timeout(10 * LONG).tcp_user_timeout(Duration::ZERO);
     let (mut fleet, id) = pair(&world, server, client, &config);
     let mut cx = fleet.nodes[1].engine.context();
     let mut conn = cx.conn(id).unwrap();
@@ -189,8 +187,7 @@ fn client_that_only_listens_is_not_given_up_by_a_server_that_does_not_probe() {
         }
     });
     let mut fleet = Fleet::new(world);
-    let mut config = Config::new();
-    config.heartbeat(Duration::ZERO);
+    let config = Config::new().heartbeat(Duration::ZERO);
     fleet.add(1, ReactorBuilder::new(Native).config(config).seed(1), server);
     fleet.add(2, ReactorBuilder::new(Native).seed(2), client);
     fleet.nodes[0].engine.context().listen(SERVER).unwrap();
@@ -205,8 +202,7 @@ fn peer_whose_idle_timeout_is_our_interval_stays() {
     let world = SimWorld::new(1);
     let ((server, log), (client, seen)) = (Script::noting(), Script::noting());
     let bends = [Bend::Hello { heartbeat_ms: 20_000, idle_timeout_ms: 20_000 }, Bend::Nothing];
-    let mut config = Config::new();
-    config.idle_timeout(20 * SECOND).heartbeat(Duration::ZERO);
+    let config = Config::new().idle_timeout(20 * SECOND).heartbeat(Duration::ZERO);
     let mut fleet = Fleet::new(world);
     fleet.add(1, ReactorBuilder::new(Bent(bends[0])).config(config).seed(1), server);
     fleet.add(2, ReactorBuilder::new(Bent(bends[1])).seed(2), client);
@@ -234,55 +230,54 @@ fn no_hello_makes_the_loop_turn_more_than_a_few_times_a_second() {
 
 // ---- settings at their extremes ----
 
-type Set = fn(&mut Config);
+type Set = fn(Config) -> Config;
 
 #[test]
 fn setting_at_its_extreme_ends_no_loop_on_any_format() {
     const MAX: Duration = Duration::MAX;
     const NANO: Duration = Duration::from_nanos(1);
     let settings: [(&str, Set); 34] = [
-        ("heartbeat max", |c| _ = c.heartbeat(MAX).idle_timeout(Duration::ZERO)),
-        ("heartbeat min", |c| _ = c.heartbeat(NANO)),
-        ("idle_timeout max", |c| _ = c.idle_timeout(MAX)),
-        ("idle_timeout min", |c| _ = c.idle_timeout(NANO)),
-        ("both max", |c| _ = c.heartbeat(MAX / 2).idle_timeout(MAX)),
-        ("connect_timeout max", |c| _ = c.connect_timeout(MAX)),
-        ("resolve_timeout max", |c| _ = c.resolve_timeout(MAX)),
-        ("hello_timeout max", |c| _ = c.hello_timeout(MAX)),
-        ("hello_timeout min", |c| _ = c.hello_timeout(NANO)),
-        ("frame_timeout max", |c| _ = c.frame_timeout(MAX)),
-        ("frame_timeout min", |c| _ = c.frame_timeout(NANO)),
-        ("frame_rate max", |c| _ = c.frame_rate(usize::MAX)),
-        ("frame_rate min", |c| _ = c.frame_rate(1)),
-        ("frame_timeout max, rate min", |c| _ = c.frame_timeout(MAX).frame_rate(1)),
-        ("max_body min", |c| _ = c.max_body(1)),
-        ("max_body max", |c| _ = c.max_body(u32::MAX as usize)),
-        ("watermarks max", |c| _ = c.watermarks(0, usize::MAX).hard_limit(usize::MAX)),
-        ("watermarks min", |c| _ = c.watermarks(0, 1).hard_limit(1)),
-        ("write_timeout max", |c| _ = c.write_timeout(MAX)),
-        ("write_timeout min", |c| _ = c.write_timeout(NANO)),
-        ("max_calls min", |c| _ = c.max_calls(0)),
-        ("max_calls max", |c| _ = c.max_calls(usize::MAX)),
-        ("max_requests min", |c| _ = c.max_requests(0)),
-        ("max_requests max", |c| _ = c.max_requests(usize::MAX)),
-        ("offline_queue max", |c| _ = c.offline_queue(usize::MAX, MAX)),
-        ("offline_queue min", |c| _ = c.offline_queue(0, Duration::ZERO)),
-        ("close_timeout max", |c| _ = c.close_timeout(MAX)),
-        ("close_timeout min", |c| _ = c.close_timeout(Duration::ZERO)),
-        ("linger max", |c| _ = c.linger(MAX)),
-        ("linger min", |c| _ = c.linger(Duration::ZERO)),
-        ("reconnect max", |c| _ = c.reconnect(Reconnect::fixed(MAX).after_loss(MAX))),
-        ("reconnect min", |c| _ = c.reconnect(Reconnect::fixed(NANO).longest_hint(MAX))),
-        ("healthy max", |c| _ = c.reconnect(Reconnect::exponential(NANO, MAX).healthy_after(MAX))),
-        ("no connections", |c| _ = c.max_connections(0).max_connections_per_peer(0)),
+        ("heartbeat max", |c| c.heartbeat(MAX).idle_timeout(Duration::ZERO)),
+        ("heartbeat min", |c| c.heartbeat(NANO)),
+        ("idle_timeout max", |c| c.idle_timeout(MAX)),
+        ("idle_timeout min", |c| c.idle_timeout(NANO)),
+        ("both max", |c| c.heartbeat(MAX / 2).idle_timeout(MAX)),
+        ("connect_timeout max", |c| c.connect_timeout(MAX)),
+        ("resolve_timeout max", |c| c.resolve_timeout(MAX)),
+        ("hello_timeout max", |c| c.hello_timeout(MAX)),
+        ("hello_timeout min", |c| c.hello_timeout(NANO)),
+        ("frame_timeout max", |c| c.frame_timeout(MAX)),
+        ("frame_timeout min", |c| c.frame_timeout(NANO)),
+        ("frame_rate max", |c| c.frame_rate(usize::MAX)),
+        ("frame_rate min", |c| c.frame_rate(1)),
+        ("frame_timeout max, rate min", |c| c.frame_timeout(MAX).frame_rate(1)),
+        ("max_body min", |c| c.max_body(1)),
+        ("max_body max", |c| c.max_body(u32::MAX as usize)),
+        ("watermarks max", |c| c.watermarks(0, usize::MAX).hard_limit(usize::MAX)),
+        ("watermarks min", |c| c.watermarks(0, 1).hard_limit(1)),
+        ("write_timeout max", |c| c.write_timeout(MAX)),
+        ("write_timeout min", |c| c.write_timeout(NANO)),
+        ("max_calls min", |c| c.max_calls(0)),
+        ("max_calls max", |c| c.max_calls(usize::MAX)),
+        ("max_requests min", |c| c.max_requests(0)),
+        ("max_requests max", |c| c.max_requests(usize::MAX)),
+        ("offline_queue max", |c| c.offline_queue(usize::MAX, MAX)),
+        ("offline_queue min", |c| c.offline_queue(0, Duration::ZERO)),
+        ("close_timeout max", |c| c.close_timeout(MAX)),
+        ("close_timeout min", |c| c.close_timeout(Duration::ZERO)),
+        ("linger max", |c| c.linger(MAX)),
+        ("linger min", |c| c.linger(Duration::ZERO)),
+        ("reconnect max", |c| c.reconnect(Reconnect::fixed(MAX).after_loss(MAX))),
+        ("reconnect min", |c| c.reconnect(Reconnect::fixed(NANO).longest_hint(MAX))),
+        ("healthy max", |c| c.reconnect(Reconnect::exponential(NANO, MAX).healthy_after(MAX))),
+        ("no connections", |c| c.max_connections(0).max_connections_per_peer(0)),
     ];
     let formats: [Any; 5] =
         [Native.into(), Tcpstream.into(), Qtk3.into(), Qtk2.into(), Length::default().into()];
     let mut tried = 0;
     for (name, set) in settings {
         for format in &formats {
-            let mut config = Config::new();
-            set(&mut config);
+            let config = set(Config::new());
             if config.validate().is_err() {
                 continue;
             }

@@ -167,8 +167,7 @@ struct Scene {
 
 impl Scene {
     fn new(format: Format, server: Noting) -> Self {
-        let mut config = Config::new();
-        config.watermarks(1 << 20, 8 << 20);
+        let config = Config::new().watermarks(1 << 20, 8 << 20);
         let protocol = Counting::new(format);
         let counts = protocol.counts.clone();
         let mut fleet = Fleet::new(SimWorld::new(1));

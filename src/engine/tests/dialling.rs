@@ -23,8 +23,7 @@ fn reactor_keeps_its_own_format_and_settings_for_life() {
     let world = SimWorld::new(1);
     let mut fleet = Fleet::new(world);
     let ((gateway, _), (peer, _)) = (Script::<Any>::noting(), Script::noting());
-    let mut config = Config::new();
-    config.connect_timeout(7 * SECOND);
+    let config = Config::new().connect_timeout(7 * SECOND);
     fleet.add(1, ReactorBuilder::new(Any::from(Native)).config(config.clone()).seed(1), gateway);
     fleet.add(2, ReactorBuilder::new(Any::from(Native)).seed(2), peer);
     let is_default = |fleet: &Fleet<Script<Any>>, conn: ConnId| {
@@ -43,8 +42,7 @@ fn reactor_keeps_its_own_format_and_settings_for_life() {
     fleet.handle(0).close(first);
     fleet.run_for(5 * SECOND);
     for seconds in 1..200 {
-        let mut config = Config::new();
-        config.connect_timeout(seconds * SECOND);
+        let config = Config::new().connect_timeout(seconds * SECOND);
         let mut cx = fleet.nodes[0].engine.context();
         let other = cx.connect_with(PEER, &Tcpstream.into(), &config).unwrap();
         cx.conn(other).unwrap().abort();
@@ -69,8 +67,7 @@ fn two_epochs() -> (Fleet<Script>, ConnId, CallId, CallId, Log) {
     let ((mut server, _), (client, log)) = (Script::noting(), Script::noting());
     let mut kept = Vec::new();
     server.on_message = Box::new(move |conn, msg| kept.push(conn.defer(&msg)));
-    let mut config = Config::new();
-    config.reconnect(Reconnect::fixed(SECOND));
+    let config = Config::new().reconnect(Reconnect::fixed(SECOND));
     let (mut fleet, conn) = pair(&world, server, client, &config);
     let start = |fleet: &mut Fleet<Script>, body| {
         let mut cx = fleet.nodes[1].engine.context();
@@ -117,8 +114,7 @@ fn call_that_is_dropped_after_its_connection_was_lost_cancels_nothing() {
     let ((mut server, _), (client, log)) = (Script::noting(), Script::noting());
     let mut kept = Vec::new();
     server.on_message = Box::new(move |conn, msg| kept.push(conn.defer(&msg)));
-    let mut config = Config::new();
-    config.reconnect(Reconnect::fixed(SECOND));
+    let config = Config::new().reconnect(Reconnect::fixed(SECOND));
     let (mut fleet, conn) = pair(&world, server, client, &config);
     let pending = fleet.handle(1).call_async(conn, "old", LONG);
     fleet.run_for(SECOND / 2);
@@ -137,8 +133,7 @@ fn timeout_of_a_call_of_an_earlier_epoch_ends_nothing() {
     let ((mut server, _), (client, log)) = (Script::noting(), Script::noting());
     let mut kept = Vec::new();
     server.on_message = Box::new(move |conn, msg| kept.push(conn.defer(&msg)));
-    let mut config = Config::new();
-    config.reconnect(Reconnect::fixed(SECOND));
+    let config = Config::new().reconnect(Reconnect::fixed(SECOND));
     let (mut fleet, conn) = pair(&world, server, client, &config);
     call(&mut fleet.nodes[1].engine.context().conn(conn).unwrap(), "old", 5 * SECOND).unwrap();
     fleet.run_for(SECOND / 2);
@@ -191,8 +186,7 @@ fn policies_that_are_all_different_are_looked_up_and_not_compared() {
     fleet.add(2, ReactorBuilder::new(Native).seed(2), client);
     let mut kept = Vec::new();
     for _ in 0..2000 {
-        let mut config = Config::new();
-        config.reconnect(Reconnect::custom(|_| Some(LONG)));
+        let config = Config::new().reconnect(Reconnect::custom(|_| Some(LONG)));
         let mut cx = fleet.nodes[0].engine.context();
         kept.push(cx.connect_with(SERVER, &Native, &config).unwrap());
     }
@@ -220,8 +214,7 @@ fn lonely(config: &Config) -> (SimWorld, Fleet<Script>, Rc<RefCell<Vec<u32>>>, L
 
 #[test]
 fn first_round_that_fails_is_number_one_however_it_was_dialled() {
-    let mut config = Config::new();
-    config.reconnect(Reconnect::fixed(SECOND).max_attempts(3));
+    let config = Config::new().reconnect(Reconnect::fixed(SECOND).max_attempts(3));
     let (world, mut fleet, rounds, _) = lonely(&config);
     let _nobody = world.host([10, 0, 0, 1]);
     fleet.nodes[0].engine.context().connect(SERVER).unwrap();
@@ -237,8 +230,7 @@ fn first_round_that_fails_is_number_one_however_it_was_dialled() {
 
 #[test]
 fn first_round_that_fails_after_a_loss_is_number_one() {
-    let mut config = Config::new();
-    config.reconnect(Reconnect::fixed(SECOND));
+    let config = Config::new().reconnect(Reconnect::fixed(SECOND));
     for uptime in [SECOND, LONG] {
         let (world, mut fleet, rounds, _) = lonely(&config);
         fleet.add(1, ReactorBuilder::new(Native).seed(1), Script::default());
@@ -254,8 +246,7 @@ fn first_round_that_fails_after_a_loss_is_number_one() {
 
 #[test]
 fn call_while_the_connection_is_down_is_told_why_it_is_down() {
-    let mut config = Config::new();
-    config.reconnect(Reconnect::fixed(10 * SECOND));
+    let config = Config::new().reconnect(Reconnect::fixed(10 * SECOND));
     let (world, mut fleet, _, log) = lonely(&config);
     let calls = |fleet: &mut Fleet<Script>, conn| {
         call(&mut fleet.nodes[0].engine.context().conn(conn).unwrap(), "x", SECOND)

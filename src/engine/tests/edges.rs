@@ -33,15 +33,11 @@ const SECOND: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(60);
 
 fn once() -> Config {
-    let mut config = Config::new();
-    config.reconnect(Reconnect::never());
-    config
+    Config::new().reconnect(Reconnect::never())
 }
 
 fn fixed(delay: Duration) -> Config {
-    let mut config = Config::new();
-    config.reconnect(Reconnect::fixed(delay));
-    config
+    Config::new().reconnect(Reconnect::fixed(delay))
 }
 
 // ---- hostile peers ----
@@ -127,8 +123,7 @@ fn flood_of_pongs_replies_errors_and_cancels_that_nobody_asked_for_ends_nothing(
 
 #[test]
 fn flood_of_pings_by_a_peer_that_does_not_read_holds_no_more_than_its_bound() {
-    let mut config = once();
-    config.socket_buffers(4096, 4096).write_timeout(10 * LONG).idle_timeout(10 * LONG);
+    let config = once().socket_buffers(4096, 4096).write_timeout(10 * LONG).idle_timeout(10 * LONG);
     let mut siege = Siege::of(Script::default(), &config);
     let peer = siege.peer;
     siege.fleet.nodes[1].engine.context().conn(peer).unwrap().pause();
@@ -196,8 +191,7 @@ fn request_that_is_cancelled_keeps_its_place_until_its_responder_is_gone() {
             keep.borrow_mut().push(responder);
         }
     });
-    let mut config = once();
-    config.max_requests(4);
+    let config = once().max_requests(4);
     let mut siege = Siege::of(server, &config);
     for id in 1..=100 {
         let both = [frame(Kind::Request, id, 0, b"x"), frame(Kind::Cancel, id, 0, b"")];
@@ -371,8 +365,7 @@ fn stop_without_end_waits_until_a_stricter_one_cuts_it() {
     let ((mut server, log), (client, _)) = (Script::noting(), Script::noting());
     let mut kept = Vec::new();
     server.on_message = Box::new(move |conn, msg| kept.push(conn.defer(&msg)));
-    let mut config = once();
-    config.close_timeout(Duration::MAX).linger(Duration::MAX);
+    let config = once().close_timeout(Duration::MAX).linger(Duration::MAX);
     let (mut fleet, conn) = pair(&world, server, client, &config);
     let mut cx = fleet.nodes[1].engine.context();
     call(&mut cx.conn(conn).unwrap(), "held", Duration::MAX).unwrap();
@@ -396,8 +389,7 @@ fn policy_of_no_delay_does_not_keep_the_loop_from_other_work() {
     let world = SimWorld::new(1);
     let ((server, _), (client, log)) = (Script::noting(), Script::noting());
     let (mut fleet, conn) = pair(&world, server, client, &once());
-    let mut hasty = Config::new();
-    hasty.reconnect(Reconnect::custom(|_| Some(Duration::ZERO)));
+    let hasty = Config::new().reconnect(Reconnect::custom(|_| Some(Duration::ZERO)));
     let mut cx = fleet.nodes[1].engine.context();
     let refused = cx.connect_with("10.0.0.1:9", &Native, &hasty).unwrap();
     for _ in 0..100 {
@@ -418,8 +410,7 @@ fn policy_of_no_delay_does_not_keep_the_loop_from_other_work() {
 fn policy_of_an_endless_delay_waits_until_it_is_closed() {
     let world = SimWorld::new(1);
     let ((server, _), (client, log)) = (Script::noting(), Script::noting());
-    let mut config = Config::new();
-    config.reconnect(Reconnect::custom(|_| Some(Duration::MAX)));
+    let config = Config::new().reconnect(Reconnect::custom(|_| Some(Duration::MAX)));
     let (mut fleet, conn) = pair(&world, server, client, &config);
     world.reset(world.connections()[0]);
     fleet.run_for(1000 * LONG);
@@ -491,8 +482,7 @@ fn last_attempt_is_told_as_the_last() {
         });
         let mut fleet = Fleet::new(world.clone());
         let _nobody = world.host([10, 0, 0, 1]);
-        let mut config = Config::new();
-        config.reconnect(Reconnect::fixed(SECOND).max_attempts(attempts));
+        let config = Config::new().reconnect(Reconnect::fixed(SECOND).max_attempts(attempts));
         fleet.add(2, ReactorBuilder::new(Native).config(config).seed(1), client);
         fleet.nodes[0].engine.context().connect(SERVER).unwrap();
         fleet.run_for(LONG);
@@ -569,8 +559,7 @@ fn messages_sent_again_in_the_report_keep_their_order_over_many_losses() {
         }
         assert!(conn.take_unsent().is_empty());
     });
-    let mut config = fixed(SECOND);
-    config.socket_buffers(4096, 4096);
+    let config = fixed(SECOND).socket_buffers(4096, 4096);
     let (mut fleet, conn) = pair(&world, server, client, &config);
     for number in 0..200 {
         let body = format!("{number:03}{}", "-".repeat(900));
@@ -602,8 +591,9 @@ fn kept_messages_of_which_some_are_too_old_arrive_in_order_and_the_rest_is_hande
             assert!(cx.take_undelivered().is_empty());
         }
     });
-    let mut config = Config::new();
-    config.reconnect(Reconnect::custom(|_| Some(20 * SECOND))).offline_queue(10_000, 10 * SECOND);
+    let config = Config::new()
+        .reconnect(Reconnect::custom(|_| Some(20 * SECOND)))
+        .offline_queue(10_000, 10 * SECOND);
     let (mut fleet, conn) = pair(&world, server, client, &config);
     world.reset(world.connections()[0]);
     for number in 0..8 {
@@ -659,8 +649,7 @@ fn places_of_each_listener_are_given_back_however_a_connection_ends() {
     let mut fleet = Fleet::new(world.clone());
     fleet.add(1, ReactorBuilder::new(Native).seed(1), server);
     fleet.add(2, ReactorBuilder::new(Native).config(once()).seed(2), client);
-    let mut config = Config::new();
-    config.max_connections(1).max_connections_per_peer(1);
+    let config = Config::new().max_connections(1).max_connections_per_peer(1);
     let mut cx = fleet.nodes[0].engine.context();
     cx.listen_with(SERVER, &Native, &config).unwrap();
     cx.listen_with("10.0.0.1:7002", &Native, &config).unwrap();
@@ -816,9 +805,10 @@ fn run_lives(deed: impl Fn(&mut Context<'_, Native>, Option<ConnId>) + 'static) 
 fn run_life(world: &SimWorld, place: &'static str, times: usize, reckless: usize, deed: &Deed) {
     let mut fleet = Fleet::new(world.clone());
     fleet.may_panic = true;
-    let mut config = Config::new();
-    config.watermarks(10_000, 50_000).socket_buffers(8192, 8192);
-    config.reconnect(Reconnect::fixed(2 * SECOND).max_attempts(3));
+    let config = Config::new()
+        .watermarks(10_000, 50_000)
+        .socket_buffers(8192, 8192)
+        .reconnect(Reconnect::fixed(2 * SECOND).max_attempts(3));
     let logs = [Log::default(), Log::default()];
     for (index, number) in (0..2).zip(1..) {
         let handler = Reckless {

@@ -18,9 +18,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const LONG: Duration = Duration::from_secs(60);
 
 fn once() -> Config {
-    let mut config = Config::new();
-    config.reconnect(Reconnect::never());
-    config
+    Config::new().reconnect(Reconnect::never())
 }
 
 #[test]
@@ -93,8 +91,7 @@ fn redial_after_lingering_is_told_and_comes_when_it_was_told() {
     server.on_connect = Box::new(|conn| _ = conn.send("bad"));
     client.may_panic = true;
     client.on_message = Box::new(|_, _| panic!("as planned"));
-    let mut config = Config::new();
-    config.reconnect(Reconnect::fixed(5 * SECOND));
+    let config = Config::new().reconnect(Reconnect::fixed(5 * SECOND));
     let (mut fleet, conn) = pair(&world, server, client, &config);
     let told = log.lines("disconnect");
     assert_eq!(told, ["disconnect a callback panicked: as planned; redial in 5s"]);
@@ -111,8 +108,7 @@ fn redial_after_lingering_is_told_and_comes_when_it_was_told() {
 fn connection_that_is_closed_while_it_waits_ends_with_one_event() {
     let world = SimWorld::new(1);
     let ((server, _), (client, log)) = (Script::noting(), Script::noting());
-    let mut config = Config::new();
-    config.reconnect(Reconnect::fixed(LONG));
+    let config = Config::new().reconnect(Reconnect::fixed(LONG));
     let (mut fleet, conn) = pair(&world, server, client, &config);
     let at_server = accepted(&mut fleet);
     fleet.handle(0).close(at_server);
@@ -154,8 +150,7 @@ fn second_stop_can_only_get_sooner() {
         // Deferred and never answered: draining waits for it.
         let mut kept = Vec::new();
         server.on_message = Box::new(move |conn, msg| kept.push(conn.defer(&msg).unwrap()));
-        let mut config = Config::new();
-        config.close_timeout(10 * LONG);
+        let config = Config::new().close_timeout(10 * LONG);
         let (mut fleet, conn) = pair(&world, server, client, &config);
         call(&mut fleet.nodes[1].engine.context().conn(conn).unwrap(), "kept", 10 * LONG).unwrap();
         fleet.run_for(SECOND);
@@ -178,8 +173,7 @@ fn broadcast_that_a_stop_cuts_is_accounted_for_to_the_last_receiver() {
     let mut fleet = Fleet::new(world);
     fleet.is_checked = false;
     fleet.add(1, ReactorBuilder::new(Native).seed(1), server);
-    let mut config = Config::new();
-    config.reconnect(Reconnect::never());
+    let config = Config::new().reconnect(Reconnect::never());
     fleet.add(2, ReactorBuilder::new(Native).config(config).seed(2), client);
     fleet.nodes[0].engine.context().listen(SERVER).unwrap();
     for _ in 0..CLIENTS {
@@ -198,8 +192,7 @@ fn broadcast_that_a_stop_cuts_is_accounted_for_to_the_last_receiver() {
 fn lingering_without_end_is_no_life() {
     let world = SimWorld::new(1);
     let ((server, log), (client, _)) = (Script::noting(), Script::noting());
-    let mut config = Config::new();
-    config.linger(Duration::MAX);
+    let config = Config::new().linger(Duration::MAX);
     let (mut fleet, _) = pair(&world, server, client, &config);
     let (one, other) = (fleet.nodes[0].host, fleet.nodes[1].host);
     let at_server = accepted(&mut fleet);
@@ -221,11 +214,8 @@ fn peer_that_says_goaway_and_stays_is_left_when_nothing_is_in_flight() {
     // The server drains, and holds the connection by a request that it never answers.
     let mut kept = Vec::new();
     server.on_message = Box::new(move |conn, msg| kept.push(conn.defer(&msg).unwrap()));
-    let mut config = Config::new();
-    config.close_timeout(100 * LONG).reconnect(Reconnect::fixed(SECOND));
+    let config = Config::new().close_timeout(100 * LONG).reconnect(Reconnect::fixed(SECOND));
     let (mut fleet, conn) = pair(&world, server, client, &config);
-    let mut quick = Config::new();
-    quick.close_timeout(5 * SECOND).reconnect(Reconnect::fixed(SECOND));
     call(&mut fleet.nodes[1].engine.context().conn(conn).unwrap(), "held", 20 * SECOND).unwrap();
     fleet.run_for(SECOND);
     let at_server = accepted(&mut fleet);
@@ -246,8 +236,7 @@ fn drain_does_not_wait_for_a_request_that_its_caller_has_cancelled() {
         let keep = kept.clone();
         server.on_message =
             Box::new(move |conn, msg| keep.borrow_mut().push(conn.defer(&msg).unwrap()));
-        let mut config = Config::new();
-        config.close_timeout(LONG).reconnect(Reconnect::never());
+        let config = Config::new().close_timeout(LONG).reconnect(Reconnect::never());
         let (mut fleet, conn) = pair(&world, server, client, &config);
         let held = call(&mut fleet.nodes[1].engine.context().conn(conn).unwrap(), "held", LONG);
         fleet.run_for(SECOND);
@@ -283,8 +272,7 @@ fn peer_that_said_goaway_is_left_when_it_has_cancelled_all_that_it_asked() {
     let ((server, _), (mut client, log)) = (Script::noting(), Script::noting());
     let mut kept = Vec::new();
     client.on_message = Box::new(move |conn, msg| kept.push(conn.defer(&msg).unwrap()));
-    let mut config = Config::new();
-    config.close_timeout(5 * SECOND).reconnect(Reconnect::never());
+    let config = Config::new().close_timeout(5 * SECOND).reconnect(Reconnect::never());
     let bends = [Bend::Nothing; 2];
     let (mut fleet, _) = bent_pair(&world, bends, [server, client], &config);
     let at_server = accepted(&mut fleet);
@@ -346,8 +334,7 @@ fn handler_that_dials_whenever_a_dial_fails_does_not_keep_the_loop() {
             let _ = cx.connect(SERVER);
         }
     });
-    let mut config = Config::new();
-    config.reconnect(Reconnect::never());
+    let config = Config::new().reconnect(Reconnect::never());
     let mut fleet = Fleet::new(world);
     fleet.add(2, ReactorBuilder::new(Native).config(config).seed(2), script);
     fleet.nodes[0].engine.context().connect(SERVER).unwrap();

@@ -351,8 +351,7 @@ fn reader_that_does_not_read_is_cut_and_holds_up_nobody() {
         }
     });
     // The burst is much longer than what may be queued.
-    let mut config = Config::new();
-    config.watermarks(8 * 1024, 16 * 1024).hard_limit(128 * 1024);
+    let config = Config::new().watermarks(8 * 1024, 16 * 1024).hard_limit(128 * 1024);
     let (mut fleet, mut readers) = hall(300, Party::server(&seen), reader, &config);
     let padded = |number: u32| [&body(number)[..], &[0; 4096]].concat();
     let mut cx = fleet.nodes[0].engine.context();
@@ -412,8 +411,7 @@ fn more_broadcasts_than_there_is_room_for_are_given_out_at_once_the_oldest_first
 fn lost_connection_gets_what_is_left_of_broadcasts_when_it_is_up_again() {
     let seen = Rc::new(RefCell::new(Seen::default()));
     let mut fleet = Fleet::new(SimWorld::new(1));
-    let mut config = Config::new();
-    config.reconnect(Reconnect::fixed(SECOND));
+    let config = Config::new().reconnect(Reconnect::fixed(SECOND));
     let builder = || ReactorBuilder::new(Length::default()).config(config.clone());
     // Here the one that broadcasts has dialled.
     fleet.add(1, builder().seed(1), Party::server(&seen));
@@ -447,8 +445,7 @@ fn connection_that_is_lost_twice_under_one_burst_misses_nothing_of_it() {
     const MORE: u32 = 2;
     let seen = Rc::new(RefCell::new(Seen::default()));
     let mut fleet = Fleet::new(SimWorld::new(1));
-    let mut config = Config::new();
-    config.reconnect(Reconnect::fixed(Duration::ZERO));
+    let config = Config::new().reconnect(Reconnect::fixed(Duration::ZERO));
     let builder = || ReactorBuilder::new(Length::default()).config(config.clone());
     // Here the one that broadcasts has dialled.
     fleet.add(1, builder().seed(1), Party::server(&seen));
@@ -503,8 +500,7 @@ fn run_model(run: u64) {
         on_connect: Box::new(|conn| _ = conn.send(body(conn.id().slot()))),
         ..Party::server(&seen)
     };
-    let mut config = Config::new();
-    config.reconnect(Reconnect::never());
+    let config = Config::new().reconnect(Reconnect::never());
     let mut fleet = Fleet::new(world);
     let builder = || ReactorBuilder::new(Length::default()).config(config.clone());
     fleet.add(1, builder().seed(run), server);

@@ -281,8 +281,7 @@ fn late_answer_of_a_call_that_was_cancelled_is_not_given_to_the_next() {
 
 #[test]
 fn calls_that_ended_before_their_answer_count_as_in_flight_until_it_comes() {
-    let mut config = Config::new();
-    config.max_calls(2);
+    let config = Config::new().max_calls(2);
     let mut scene = Scene::new(&Letters::new(), &config);
     scene.call(1, "later", Duration::from_secs(2)).unwrap();
     scene.call(1, "b", Duration::from_secs(2)).unwrap();
@@ -367,8 +366,7 @@ fn request_without_an_answer_gets_an_error_in_its_place() {
 #[test]
 fn request_without_an_answer_ends_the_connection_of_a_format_that_has_no_errors() {
     for body in ["nothing", "fail", "later"] {
-        let mut config = Config::new();
-        config.reconnect(Reconnect::never());
+        let config = Config::new().reconnect(Reconnect::never());
         let mut scene = Scene::new(&Letters { has_errors: false, ..Letters::new() }, &config);
         for body in ["before", body, "behind"] {
             scene.ask(body);
@@ -407,8 +405,7 @@ fn answer_that_is_too_long_becomes_an_error_in_its_place() {
 
 #[test]
 fn calls_of_a_lost_connection_end_and_the_next_one_begins_anew() {
-    let mut config = Config::new();
-    config.reconnect(Reconnect::fixed(Duration::from_secs(1)));
+    let config = Config::new().reconnect(Reconnect::fixed(Duration::from_secs(1)));
     let mut scene = Scene::new(&Letters::new(), &config);
     scene.ask("a");
     scene.run();
@@ -466,8 +463,7 @@ fn call_that_did_not_leave_is_known_as_not_sent() {
 
 #[test]
 fn no_more_requests_are_read_than_may_wait_for_an_answer() {
-    let mut config = Config::new();
-    config.max_requests(3);
+    let config = Config::new().max_requests(3);
     let mut scene = Scene::new(&Letters::new(), &config);
     scene.ask("later");
     for number in 0..5 {
@@ -482,8 +478,7 @@ fn no_more_requests_are_read_than_may_wait_for_an_answer() {
 
 #[test]
 fn answers_that_wait_for_another_stop_the_reading_at_the_watermark() {
-    let mut config = Config::new();
-    config.watermarks(10_000, 100_000).hard_limit(1_000_000);
+    let config = Config::new().watermarks(10_000, 100_000).hard_limit(1_000_000);
     let mut scene = Scene::new(&Letters::new(), &config);
     scene.ask("later");
     for number in 0..15 {
@@ -524,8 +519,7 @@ fn connection_that_drains_waits_for_deferred_answers_in_order() {
 
 #[test]
 fn every_reply_is_that_of_its_request_over_many_seeds() {
-    let mut config = Config::new();
-    config.reconnect(Reconnect::fixed(Duration::from_millis(200)));
+    let config = Config::new().reconnect(Reconnect::fixed(Duration::from_millis(200)));
     let mut replies = 0;
     for seed in 0..200 {
         let world = SimWorld::with_faults(seed);

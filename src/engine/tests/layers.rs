@@ -23,7 +23,7 @@ const RECORDS: Records =
 fn layered(records: Records) -> Config {
     let mut config = Config::new();
     config.layer = Some(records.maker());
-    config.reconnect(Reconnect::never());
+    config = config.reconnect(Reconnect::never());
     config
 }
 
@@ -226,8 +226,7 @@ fn peer_without_the_layer_is_not_taken_for_one_with_it() {
     let world = SimWorld::new(1);
     let mut fleet = Fleet::new(world);
     let ((server, seen), (client, log)) = (Script::noting(), Script::noting());
-    let mut plain = Config::new();
-    plain.reconnect(Reconnect::never());
+    let plain = Config::new().reconnect(Reconnect::never());
     for (number, config, script) in [(1, plain, server), (2, layered(RECORDS), client)] {
         let builder = ReactorBuilder::new(Native).config(config).seed(number.into());
         fleet.add(number, builder, script);

@@ -91,8 +91,7 @@ impl Town {
 #[test]
 fn ten_thousand_clients_come_back_after_each_outage_of_a_day_spread_over_time() {
     // The day is about outages: 43 million pings would prove nothing more.
-    let mut config = Config::new();
-    config.heartbeat(Duration::ZERO).idle_timeout(Duration::ZERO);
+    let config = Config::new().heartbeat(Duration::ZERO).idle_timeout(Duration::ZERO);
     let mut town = Town::new(10, 1000, config);
     town.comers();
     for seconds in [1, 10, 60, 600] {
@@ -118,8 +117,8 @@ fn ten_thousand_clients_come_back_after_each_outage_of_a_day_spread_over_time() 
 #[test]
 fn process_that_was_away_for_a_minute_closes_none_of_a_thousand_healthy_peers() {
     // Clients that are more patient than the server was away.
-    let mut config = Config::new();
-    config.heartbeat(Duration::from_secs(20)).idle_timeout(Duration::from_secs(30));
+    let config =
+        Config::new().heartbeat(Duration::from_secs(20)).idle_timeout(Duration::from_secs(30));
     let mut town = Town::new(1, 1000, config);
     let clients = &mut town.fleet.nodes[1].engine;
     let ids: Vec<_> = clients.state.slots.ids();

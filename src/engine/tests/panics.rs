@@ -57,12 +57,18 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(change: impl FnOnce(&mut Script<Bent>, &mut Script<Bent>, &mut Config)) -> Self {
+    fn new(change: impl FnOnce(&mut Script<Bent>, &mut Script<Bent>)) -> Self {
+        Self::with(Reconnect::fixed(SECOND), change)
+    }
+
+    fn with(
+        reconnect: Reconnect,
+        change: impl FnOnce(&mut Script<Bent>, &mut Script<Bent>),
+    ) -> Self {
         let world = SimWorld::new(1);
         let ((mut server, seen), (mut client, log)) = (Script::noting(), Script::noting());
-        let mut config = Config::new();
-        config.reconnect(Reconnect::fixed(SECOND));
-        change(&mut server, &mut client, &mut config);
+        change(&mut server, &mut client);
+        let config = Config::new().reconnect(reconnect);
         let bends = [Bend::Nothing, Bend::Fragile];
         let (mut fleet, victim) = bent_pair(&world, bends, [server, client], &config);
         let other = fleet.nodes[1].engine.context().connect(SERVER).unwrap();
@@ -71,7 +77,7 @@ impl Rig {
     }
 
     fn plain() -> Self {
-        Self::new(|_, _, _| {})
+        Self::new(|_, _| {})
     }
 
     /// The server's end of the victim.
@@ -302,8 +308,7 @@ fn protocol_that_panics_when_a_connection_is_made_is_an_error_for_who_asked() {
 #[test]
 fn protocol_that_panics_when_a_listener_is_made_leaves_none() {
     let mut rig = Rig::plain();
-    let mut config = Config::new();
-    config.backlog(7);
+    let config = Config::new().backlog(7);
     panic_at(At::Clone);
     let mut cx = rig.fleet.nodes[1].engine.context();
     let made = cx.listen_with("10.0.0.2:7002", &Bent(Bend::Fragile), &config);
@@ -334,8 +339,7 @@ fn protocol_that_panics_when_a_connection_is_accepted_refuses_that_connection() 
     for at in MAKING {
         let world = SimWorld::new(1);
         let ((server, log), (client, _)) = (Script::noting(), Script::noting());
-        let mut config = Config::new();
-        config.reconnect(Reconnect::fixed(SECOND));
+        let config = Config::new().reconnect(Reconnect::fixed(SECOND));
         let bends = [Bend::Fragile, Bend::Nothing];
         let (mut fleet, _) = bent_pair(&world, bends, [server, client], &config);
         panic_at(at);
@@ -373,7 +377,7 @@ fn protocol_that_panics_when_a_stream_is_adopted_closes_the_stream() {
 
 #[test]
 fn protocol_that_panics_when_a_connection_ends_leaves_no_call_without_an_end() {
-    let mut rig = Rig::new(|server, _, _| {
+    let mut rig = Rig::new(|server, _| {
         let mut kept = Vec::new();
         server.on_message = Box::new(move |conn, msg| match &*msg.text() {
             "go away" => _ = conn.send(raw(&frame(Kind::Goaway, u64::MAX, 0, b""))),
@@ -402,8 +406,7 @@ fn protocol_that_panics_when_a_connection_ends_leaves_no_call_without_an_end() {
 #[test]
 fn protocol_that_panics_as_two_are_compared_costs_a_broadcast_its_receivers() {
     let mut rig = Rig::plain();
-    let mut config = Config::new();
-    config.reconnect(Reconnect::never());
+    let config = Config::new().reconnect(Reconnect::never());
     let mut cx = rig.fleet.nodes[1].engine.context();
     cx.connect_with(SERVER, &Bent(Bend::Fragile), &config).unwrap();
     rig.fleet.run_for(SECOND);
@@ -441,9 +444,7 @@ fn error_is_not_longer_than_the_format_carries() {
 
 #[test]
 fn policy_that_panics_ends_its_connection() {
-    let mut rig = Rig::new(|_, _, config| {
-        config.reconnect(Reconnect::custom(|_| panic!("as planned")));
-    });
+    let mut rig = Rig::with(Reconnect::custom(|_| panic!("as planned")), |_, _| {});
     let connections = rig.world.connections();
     rig.world.reset(connections[0]);
     rig.fleet.run_for(10 * SECOND);
@@ -497,7 +498,7 @@ fn body_whose_owner_panics_costs_its_connection() {
 
 #[test]
 fn waker_that_panics_keeps_no_other_call_waiting() {
-    let mut rig = Rig::new(|server, _, _| {
+    let mut rig = Rig::new(|server, _| {
         let mut kept = Vec::new();
         server.on_message = Box::new(move |conn, msg| {
             if &*msg.text() == "held" {
@@ -538,7 +539,7 @@ fn filter_that_panics_costs_its_broadcast() {
 
 #[test]
 fn closure_that_comes_too_late_and_panics_when_it_is_dropped_does_not_undo_a_stop() {
-    let mut rig = Rig::new(|_, client, _| {
+    let mut rig = Rig::new(|_, client| {
         client.on_disconnect = Box::new(|conn, _| {
             let bomb = Bomb;
             // In the last turn: nobody runs it any more.
@@ -571,7 +572,7 @@ fn reactor_whose_data_panics_is_dropped_and_ends_every_call() {
 
 #[test]
 fn callback_that_panics_takes_no_other_connection_with_it() {
-    let mut rig = Rig::new(|_, client, _| {
+    let mut rig = Rig::new(|_, client| {
         client.on_message = Box::new(|_, msg| assert_ne!(&*msg.text(), "poison", "as planned"));
     });
     let at_server = rig.at_server();

@@ -23,9 +23,12 @@ fn keeping(reconnect: Duration, age: Duration) -> (SimWorld, Fleet<Script>, Conn
     let world = SimWorld::new(1);
     let ((server, seen), (mut client, log)) = (Script::noting(), Script::noting());
     client.on_connect = Box::new(|conn| conn.send("first").unwrap());
-    let mut config = Config::new();
-    config.watermarks(4000, 15_000).hard_limit(20_000).offline_queue(100_000, age);
-    config.socket_buffers(4096, 4096).reconnect(Reconnect::fixed(reconnect));
+    let config = Config::new()
+        .watermarks(4000, 15_000)
+        .hard_limit(20_000)
+        .offline_queue(100_000, age)
+        .socket_buffers(4096, 4096)
+        .reconnect(Reconnect::fixed(reconnect));
     let mut fleet = Fleet::new(world.clone());
     for (number, script) in [(1, server), (2, client)] {
         let builder = ReactorBuilder::new(Native).config(config.clone());
@@ -126,8 +129,8 @@ fn message_that_no_epoch_could_send_is_not_older_than_its_age_when_it_arrives() 
     let ((server, seen), (mut client, log)) = (Script::noting(), Script::noting());
     client.may_panic = true;
     client.on_connect = Box::new(|conn| assert!(conn.epoch() > 10, "as planned"));
-    let mut config = Config::new();
-    config.offline_queue(10_000, 5 * SECOND).reconnect(Reconnect::fixed(2 * SECOND));
+    let config =
+        Config::new().offline_queue(10_000, 5 * SECOND).reconnect(Reconnect::fixed(2 * SECOND));
     let (mut fleet, conn) = pair(&world, server, client, &config);
     fleet.handle(1).send(conn, "news").unwrap();
     fleet.run_for(2 * LONG);
@@ -141,8 +144,8 @@ fn answers_to_a_healthy_peer_reach_no_hard_limit_that_is_the_high_watermark() {
     let world = SimWorld::new(1);
     let ((mut server, log), (client, outcome)) = (Script::noting(), Script::noting());
     server.on_message = Box::new(|conn, msg| conn.reply(&msg, vec![b'y'; 8000]).unwrap());
-    let mut config = Config::new();
-    config.watermarks(10_000, 100_000).hard_limit(100_000).socket_buffers(4096, 4096);
+    let config =
+        Config::new().watermarks(10_000, 100_000).hard_limit(100_000).socket_buffers(4096, 4096);
     let (mut fleet, conn) = pair(&world, server, client, &config);
     for _ in 0..500 {
         call(&mut fleet.nodes[1].engine.context().conn(conn).unwrap(), "work", LONG).unwrap();
@@ -172,8 +175,8 @@ fn nothing_that_was_queued_leaves_for_a_slow_consumer_that_is_then_closed() {
                 assert_eq!(conn.cx().broadcast(Audience::All, "news"), 0);
             }
         });
-        let mut config = Config::new();
-        config.watermarks(4000, 15_000).hard_limit(20_000).reconnect(Reconnect::never());
+        let config =
+            Config::new().watermarks(4000, 15_000).hard_limit(20_000).reconnect(Reconnect::never());
         let (mut fleet, conn) = pair(&world, server, client, &config);
         fleet.nodes[1].engine.context().conn(conn).unwrap().set_timer(SECOND, 0);
         fleet.run_for(LONG);
@@ -192,8 +195,8 @@ fn broadcast_that_makes_a_slow_consumer_lets_nothing_leave() {
             cx.broadcast(Audience::All, numbered(0));
         }
     });
-    let mut config = Config::new();
-    config.watermarks(4000, 15_000).hard_limit(20_000).reconnect(Reconnect::never());
+    let config =
+        Config::new().watermarks(4000, 15_000).hard_limit(20_000).reconnect(Reconnect::never());
     let (mut fleet, _) = pair(&world, server, client, &config);
     fleet.nodes[1].engine.context().set_timer(SECOND, 0);
     fleet.run_for(LONG);

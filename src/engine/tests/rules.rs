@@ -151,9 +151,10 @@ fn accepting_recovers_by_itself_after_descriptors_ran_out() {
     let log = Log::default();
     let server = Noting { log: log.clone(), ..Noting::default() };
     // So patient that it does not give up and dial again.
-    let mut config = Config::new();
-    config.hello_timeout(Duration::from_mins(1)).heartbeat(Duration::ZERO);
-    config.idle_timeout(Duration::ZERO);
+    let config = Config::new()
+        .hello_timeout(Duration::from_mins(1))
+        .heartbeat(Duration::ZERO)
+        .idle_timeout(Duration::ZERO);
     let (mut fleet, _) = pair(&world, server, Noting::default(), &config);
     log.take();
     let host = fleet.nodes[0].host;
@@ -243,9 +244,9 @@ fn messages_kept_while_down_arrive_in_order_and_old_ones_do_not() {
     let (log, caller) = (Log::default(), Log::default());
     let server = Noting { log: log.clone(), ..Noting::default() };
     let client = Noting { log: caller.clone(), ..Noting::default() };
-    let mut config = Config::new();
-    config.offline_queue(10_000, Duration::from_secs(30));
-    config.reconnect(Reconnect::fixed(Duration::from_secs(10)));
+    let config = Config::new()
+        .offline_queue(10_000, Duration::from_secs(30))
+        .reconnect(Reconnect::fixed(Duration::from_secs(10)));
     let (mut fleet, conn) = pair(&world, server, client, &config);
     let (server, client) = (fleet.nodes[0].host, fleet.nodes[1].host);
     world.cut(server, client);
@@ -391,9 +392,10 @@ fn pause_in_the_middle_of_a_frame_does_not_count_against_the_peer() {
     let pause = Some(Duration::from_mins(2));
     let server = Noting { log: log.clone(), pause, ..Noting::default() };
     // A peer that waits as long for us: we answer no ping while we don't read.
-    let mut config = Config::new();
-    config.heartbeat(Duration::ZERO).idle_timeout(Duration::ZERO);
-    config.write_timeout(Duration::from_mins(10));
+    let config = Config::new()
+        .heartbeat(Duration::ZERO)
+        .idle_timeout(Duration::ZERO)
+        .write_timeout(Duration::from_mins(10));
     let (mut fleet, conn) = pair(&world, server, Noting::default(), &config);
     let handle = fleet.handle(1);
     handle.send(conn, "first").unwrap();
@@ -412,9 +414,9 @@ fn pause_in_the_middle_of_a_frame_does_not_count_against_the_peer() {
 fn room_for_a_connection_that_is_down_comes_back_with_the_age_of_what_is_kept() {
     let world = SimWorld::new(1);
     let mut fleet = Fleet::new(world);
-    let mut config = Config::new();
-    config.offline_queue(1000, Duration::from_secs(5));
-    config.reconnect(Reconnect::fixed(Duration::from_secs(1)));
+    let config = Config::new()
+        .offline_queue(1000, Duration::from_secs(5))
+        .reconnect(Reconnect::fixed(Duration::from_secs(1)));
     fleet.add(2, ReactorBuilder::new(Native).config(config).seed(2), Noting::default());
     let conn = fleet.nodes[0].engine.context().connect(SERVER).unwrap();
     fleet.run_for(Duration::from_secs(1));

@@ -23,8 +23,7 @@ fn crowd() -> (Fleet<Script>, ListenerId, super::script::Log) {
     let mut fleet = Fleet::new(world);
     fleet.is_checked = false;
     let builder = |seed| {
-        let mut config = Config::new();
-        config.reconnect(Reconnect::never());
+        let config = Config::new().reconnect(Reconnect::never());
         ReactorBuilder::new(Native).config(config).max_connections(2 * CONNECTIONS).seed(seed)
     };
     fleet.add(1, builder(1), server);

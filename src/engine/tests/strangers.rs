@@ -23,9 +23,7 @@ const LONG: Duration = Duration::from_secs(60);
 
 /// Dialled once.
 fn once() -> Config {
-    let mut config = Config::new();
-    config.reconnect(Reconnect::never());
-    config
+    Config::new().reconnect(Reconnect::never())
 }
 
 #[test]
@@ -150,8 +148,7 @@ fn peer_that_says_goaway_and_never_closes_is_left() {
                 conn.send(raw(&frame(Kind::Goaway, u64::MAX, 0, b"").repeat(3))).unwrap();
             }
         });
-        let mut config = Config::new();
-        config.reconnect(Reconnect::fixed(SECOND));
+        let config = Config::new().reconnect(Reconnect::fixed(SECOND));
         let (mut fleet, id) = bent_pair(&world, [Bend::Nothing; 2], [server, client], &config);
         {
             let mut cx = fleet.nodes[1].engine.context();
@@ -222,8 +219,7 @@ fn redial_after_goaway(millis: u32, policy: Reconnect) -> Option<Duration> {
     let told = Rc::new(RefCell::new(Vec::new()));
     let notes = told.clone();
     client.on_disconnect = Box::new(move |_, report| notes.borrow_mut().push(report.redial_in));
-    let mut config = Config::new();
-    config.reconnect(policy);
+    let config = Config::new().reconnect(policy);
     bent_pair(&world, [Bend::Nothing; 2], [server, client], &config);
     let told = told.borrow();
     told[0]
@@ -253,8 +249,7 @@ fn connections_of_an_address_are_counted_for_each_listener() {
     fleet.add(1, ReactorBuilder::new(Native).seed(1), server);
     fleet.add(2, ReactorBuilder::new(Native).config(once()).seed(2), client);
     for (addr, limit) in [(SERVER, 10), (OTHER, 2)] {
-        let mut config = Config::new();
-        config.max_connections_per_peer(limit);
+        let config = Config::new().max_connections_per_peer(limit);
         fleet.nodes[0].engine.context().listen_with(addr, &Native, &config).unwrap();
     }
     let connect = |fleet: &mut Fleet<Script>, addr, times| {
@@ -284,10 +279,9 @@ fn peer_whose_requests_are_all_deferred_is_read_from_up_to_the_limit() {
         let keeps = kept.clone();
         server.on_message =
             Box::new(move |conn, msg| keeps.borrow_mut().push(conn.defer(&msg).unwrap()));
-        let mut config = once();
-        config.max_requests(100);
+        let mut config = once().max_requests(100);
         // It does not ask whether we live, as that is behind what is not read.
-        config.heartbeat(Duration::ZERO).idle_timeout(Duration::ZERO);
+        config = config.heartbeat(Duration::ZERO).idle_timeout(Duration::ZERO);
         let (mut fleet, conn) = pair_on(&world, protocol, server, client, &config);
         for _ in 0..1000 {
             fleet.handle(1).send(conn, "work").unwrap();

@@ -58,8 +58,7 @@ fn builder() -> ReactorBuilder<Native> {
 
 #[test]
 fn turn_admits_no_second_watermark_of_posts() {
-    let mut config = Config::new();
-    config.watermarks(1000, 10_000);
+    let config = Config::new().watermarks(1000, 10_000);
     let (mut fleet, conn) = pair(Echo, Echo, || builder().config(config.clone()));
     let handle = fleet.handle(1);
     let fill =
@@ -242,8 +241,7 @@ fn failures_with_long_texts_make_no_slow_consumer() {
 
 #[test]
 fn one_answer_is_taken_however_long_it_is() {
-    let mut config = Config::new();
-    config.watermarks(1000, 2000).hard_limit(3000);
+    let config = Config::new().watermarks(1000, 2000).hard_limit(3000);
     let (mut fleet, server, calls) = deferred(50, &config);
     let mut responders = server.0.take();
     let (next, long) = (responders.pop().unwrap(), responders.pop().unwrap());
@@ -262,9 +260,9 @@ fn one_answer_is_taken_however_long_it_is() {
 
 #[test]
 fn client_without_a_handler_remembers_what_was_not_delivered() {
-    let mut config = Config::new();
-    config.offline_queue(300_000, Duration::from_secs(5));
-    config.reconnect(Reconnect::fixed(Duration::from_mins(10)));
+    let config = Config::new()
+        .offline_queue(300_000, Duration::from_secs(5))
+        .reconnect(Reconnect::fixed(Duration::from_mins(10)));
     let deaf = |record: &Record| Deaf::<Native>::new(record.clone(), &config);
     let record = Record::default();
     let (mut fleet, conn) =

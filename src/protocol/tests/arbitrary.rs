@@ -34,15 +34,14 @@ fn lengths() -> impl Strategy<Value = Length> {
     let settings = (field_bytes, any::<bool>(), 0..6_usize, any::<bool>(), -20..20_i64, skip);
     settings.prop_filter_map("settings that leave a body", |settings| {
         let (field_bytes, little_endian, offset, counts_header, adjustment, skip) = settings;
-        let mut builder = Length::builder();
-        builder
+        let mut builder = Length::builder()
             .field_bytes(field_bytes)
             .little_endian(little_endian)
             .offset(offset)
             .counts_header(counts_header)
             .adjustment(adjustment);
         if let Some(skip) = skip {
-            builder.skip(skip);
+            builder = builder.skip(skip);
         }
         builder.build().ok()
     })

@@ -1,7 +1,9 @@
 //! Headers that are refused: at once, with the right error, however they are cut.
 
 use super::{decode, hex, receive};
-use crate::protocol::{Any, DecodeError, Decoded, Kind, Length, Native, Qtk2, Qtk3, Tcpstream};
+use crate::protocol::{
+    Any, DecodeError, Decoded, Kind, Length, LengthBuilder, Native, Qtk2, Qtk3, Tcpstream,
+};
 
 const MAX_BODY: usize = 1000;
 
@@ -233,10 +235,8 @@ fn qtk_refuses_a_sign_at_the_first_byte() {
     assert_eq!(decode(&Qtk2, &[0x12], MAX_BODY), Err(DecodeError::BadSign(0x12)));
 }
 
-fn length(set: impl FnOnce(&mut crate::protocol::LengthBuilder)) -> Length {
-    let mut builder = Length::builder();
-    set(&mut builder);
-    builder.build().expect("legal settings")
+fn length(set: impl FnOnce(LengthBuilder) -> LengthBuilder) -> Length {
+    set(Length::builder()).build().expect("legal settings")
 }
 
 #[test]
@@ -255,9 +255,7 @@ fn length_refuses_bad_headers() {
 #[test]
 fn length_of_eight_bytes_refuses_what_overflows() {
     assert_refused(
-        length(|builder| {
-            builder.field_bytes(8);
-        }),
+        length(|builder| builder.field_bytes(8)),
         &[
             ("over the maximum", hex("00000000000003E9"), too_long(1001)),
             ("2^63", hex("8000000000000000"), too_long(1 << 63)),
@@ -270,9 +268,7 @@ fn length_of_eight_bytes_refuses_what_overflows() {
 fn length_that_counts_its_header_refuses_less() {
     let below = |len| DecodeError::LengthBelowHeader { len, header: 6 };
     assert_refused(
-        length(|builder| {
-            builder.offset(2).counts_header(true);
-        }),
+        length(|builder| builder.offset(2).counts_header(true)),
         &[
             ("nothing", hex("0000 00000000"), below(0)),
             ("less than the field", hex("0000 00000003"), below(3)),
@@ -286,9 +282,7 @@ fn length_that_counts_its_header_refuses_less() {
 fn length_adjusted_below_zero_is_refused() {
     let range = |len| DecodeError::LengthOutOfRange { len, adjustment: -4 };
     assert_refused(
-        length(|builder| {
-            builder.adjustment(-4);
-        }),
+        length(|builder| builder.adjustment(-4)),
         &[
             ("nothing", hex("00000000"), range(0)),
             ("one less", hex("00000003"), range(3)),
@@ -300,9 +294,7 @@ fn length_adjusted_below_zero_is_refused() {
 #[test]
 fn length_adjusted_over_two_to_the_64_is_refused() {
     assert_refused(
-        length(|builder| {
-            builder.field_bytes(8).adjustment(1);
-        }),
+        length(|builder| builder.field_bytes(8).adjustment(1)),
         &[(
             "2^64",
             hex("FFFFFFFFFFFFFFFF"),
@@ -315,9 +307,7 @@ fn length_adjusted_over_two_to_the_64_is_refused() {
 fn length_below_what_is_skipped_is_refused() {
     let range = |len| DecodeError::LengthOutOfRange { len, adjustment: 0 };
     assert_refused(
-        length(|builder| {
-            builder.skip(6);
-        }),
+        length(|builder| builder.skip(6)),
         &[
             ("nothing", hex("00000000"), range(0)),
             ("one less", hex("00000001"), range(1)),
@@ -328,9 +318,7 @@ fn length_below_what_is_skipped_is_refused() {
 
 #[test]
 fn length_that_overflows_memory_is_refused_without_a_maximum() {
-    let length = length(|builder| {
-        builder.field_bytes(8);
-    });
+    let length = length(|builder| builder.field_bytes(8));
     let error = decode(&length, &hex("FFFFFFFFFFFFFFFF"), usize::MAX);
     assert_eq!(error, Err(DecodeError::BodyTooLong { len: u64::MAX, max: usize::MAX as u64 }));
 }

@@ -9,14 +9,12 @@ use crate::protocol::{
 
 const PLAIN: Head<NoId> = Head::plain(NoId);
 
-fn build(set: impl FnOnce(&mut LengthBuilder) -> &mut LengthBuilder) -> Length {
+fn build(set: impl FnOnce(LengthBuilder) -> LengthBuilder) -> Length {
     try_build(set).expect("legal settings")
 }
 
-fn try_build(
-    set: impl FnOnce(&mut LengthBuilder) -> &mut LengthBuilder,
-) -> Result<Length, LengthError> {
-    set(&mut Length::builder()).build()
+fn try_build(set: impl FnOnce(LengthBuilder) -> LengthBuilder) -> Result<Length, LengthError> {
+    set(Length::builder()).build()
 }
 
 /// The frame is these bytes, and these bytes are a frame of this body.
@@ -39,8 +37,7 @@ fn all_settings() -> impl Iterator<Item = (String, Length)> {
                 for counts_header in [false, true] {
                     for adjustment in [-3, 0, 3] {
                         for extra_skip in [0, 5] {
-                            let mut builder = Length::builder();
-                            builder
+                            let builder = Length::builder()
                                 .field_bytes(field_bytes)
                                 .little_endian(little_endian)
                                 .offset(offset)
@@ -324,9 +321,8 @@ fn settings_at_the_end_of_their_range_are_accepted() {
 
 #[test]
 fn settings_that_leave_no_body_are_refused() {
-    let one_byte = |set: fn(&mut LengthBuilder) -> &mut LengthBuilder| {
-        try_build(|builder| set(builder.field_bytes(1)))
-    };
+    let one_byte =
+        |set: fn(LengthBuilder) -> LengthBuilder| try_build(|builder| set(builder.field_bytes(1)));
     let refused = Err(LengthError::NoBody);
     assert_eq!(one_byte(|builder| builder.offset(254).counts_header(true)), refused);
     assert_eq!(one_byte(|builder| builder.offset(255).counts_header(true)), refused);
