@@ -49,13 +49,8 @@ const MOST_LINES_OF_TESTS: usize = 700;
 const MOST_LINES_OF_A_FUNCTION: usize = 60;
 
 /// Files that are longer, and how long they may be.
-const LONGER: [(&str, usize); 5] = [
-    ("api/context.rs", 669),
-    ("api/handle.rs", 860),
-    ("config.rs", 522),
-    ("engine/tests/edges.rs", 1062),
-    ("error.rs", 891),
-];
+const LONGER: [(&str, usize); 4] =
+    [("api/context.rs", 700), ("api/handle.rs", 900), ("config.rs", 560), ("error.rs", 930)];
 
 #[test]
 fn files_import_downwards() {

@@ -8,7 +8,7 @@ use std::{cell::RefCell, rc::Rc, time::Duration};
 use super::fleet::Fleet;
 use crate::{
     CallError, CallId, CloseReport, Config, Conn, ConnId, Context, Handler, Incident, Message,
-    ReactorBuilder, Reply,
+    ReactorBuilder, Reconnect, Reply,
     api::handler::Timer,
     net::sim::SimWorld,
     protocol::{Native, Protocol},
@@ -182,4 +182,9 @@ fn outcome(body: &str, result: Result<Reply<'_>, CallError>) -> String {
 pub(super) fn accepted<P: Protocol>(fleet: &mut Fleet<Script<P>>) -> ConnId {
     let id = fleet.nodes[0].engine.context().connections().next();
     id.expect("a connection is up")
+}
+
+/// Settings of a connection that is dialled once.
+pub(super) fn once() -> Config {
+    Config::new().reconnect(Reconnect::never())
 }
