@@ -120,6 +120,11 @@ impl Handler for Echo {
     }
 }
 
+/// On the command line 0 stands for never.
+fn unless_zero(time: Duration) -> Option<Duration> {
+    Some(time).filter(|time| !time.is_zero())
+}
+
 struct Args {
     listen: String,
     protocol: Any,
@@ -188,10 +193,10 @@ impl Args {
     fn config(&self) -> Config {
         let mut config = Config::new().max_body(self.max_body);
         if let Some(Seconds(interval)) = self.heartbeat {
-            config = config.heartbeat(interval);
+            config = config.heartbeat(unless_zero(interval));
         }
         if let Some(Seconds(timeout)) = self.idle_timeout {
-            config = config.idle_timeout(timeout);
+            config = config.idle_timeout(unless_zero(timeout));
         }
         config
     }

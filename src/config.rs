@@ -3,10 +3,12 @@
 //! Each default is a value to run in production; `docs/tuning.md` gives the reason, the trade and
 //! what happens at each bound.
 
+mod keepalive;
 mod reconnect;
 
 use std::time::Duration;
 
+pub use keepalive::Keepalive;
 pub(crate) use reconnect::Delay;
 pub use reconnect::Reconnect;
 
@@ -29,8 +31,22 @@ const LARGEST_BODY: usize = if MOST as u64 > u32::MAX as u64 { u32::MAX as usize
 const DEFAULT_HEARTBEAT: Duration = Duration::from_secs(20);
 const DEFAULT_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The longest time that TCP's keepalive can be told.
-const LONGEST_KEEPALIVE: Duration = Duration::from_secs(32_767);
+/// A time whose default depends on the protocol; `None`: never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Timing {
+    Default,
+    Set(Option<Duration>),
+}
+
+impl Timing {
+    /// The time that was set, if it is one.
+    fn time(self) -> Option<Duration> {
+        match self {
+            Self::Default => None,
+            Self::Set(time) => time,
+        }
+    }
+}
 
 /// The settings of a listener (and of what it accepts) or of a dialled connection.
 ///
@@ -48,8 +64,8 @@ const LONGEST_KEEPALIVE: Duration = Duration::from_secs(32_767);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Config {
-    pub(crate) heartbeat: Option<Duration>,
-    pub(crate) idle_timeout: Option<Duration>,
+    pub(crate) heartbeat: Timing,
+    pub(crate) idle_timeout: Timing,
     pub(crate) reconnect: Reconnect,
     pub(crate) connect_timeout: Duration,
     pub(crate) resolve_timeout: Duration,
@@ -73,7 +89,7 @@ pub struct Config {
     pub(crate) reuse_address: bool,
     pub(crate) only_v6: bool,
     pub(crate) nodelay: bool,
-    pub(crate) tcp_keepalive: Option<(Duration, Duration, u32)>,
+    pub(crate) tcp_keepalive: Option<Keepalive>,
     pub(crate) tcp_user_timeout: Option<Duration>,
     pub(crate) send_buffer: Option<usize>,
     pub(crate) receive_buffer: Option<usize>,
@@ -84,8 +100,8 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            heartbeat: None,
-            idle_timeout: None,
+            heartbeat: Timing::Default,
+            idle_timeout: Timing::Default,
             reconnect: Reconnect::default(),
             connect_timeout: Duration::from_secs(5),
             resolve_timeout: Duration::from_secs(5),
@@ -109,7 +125,7 @@ impl Default for Config {
             reuse_address: true,
             only_v6: false,
             nodelay: true,
-            tcp_keepalive: Some((Duration::from_mins(1), Duration::from_secs(10), 6)),
+            tcp_keepalive: Some(Keepalive::default()),
             tcp_user_timeout: Some(Duration::from_secs(30)),
             send_buffer: None,
             receive_buffer: None,
@@ -133,12 +149,16 @@ impl Config {
     /// times a second; half a frame, a peer that does not read and a queue have their bounds.
     pub fn go_tcpstream() -> Self {
         Self::default()
-            .heartbeat(Duration::ZERO)
-            .idle_timeout(Duration::ZERO)
+            .heartbeat(None)
+            .idle_timeout(None)
             .max_body(8 * MIB)
             .connect_timeout(Duration::from_secs(5))
             .reconnect(Reconnect::fixed(Duration::from_secs(5)).after_loss(Duration::ZERO))
-            .tcp_keepalive(Duration::from_secs(15), Duration::from_secs(15), 9)
+            .tcp_keepalive(Keepalive {
+                idle: Duration::from_secs(15),
+                interval: Duration::from_secs(15),
+                probes: 9,
+            })
     }
 
     /// The settings under which a connection behaves in time as one of the Node library
@@ -181,22 +201,21 @@ impl Config {
 
     /// How long TCP's own keepalive takes to give a peer up.
     fn detection_by_keepalive(&self) -> Option<Duration> {
-        let (first, interval, _) = self.tcp_keepalive?;
+        let Keepalive { idle, interval, .. } = self.tcp_keepalive?;
         let by_probes = self.keepalive_time()?;
         let timeout = self.socket_user_timeout().filter(|_| cfg!(target_os = "linux"));
-        let over = timeout.unwrap_or_default().saturating_sub(first);
+        let over = timeout.unwrap_or_default().saturating_sub(idle);
         if interval.is_zero() || timeout.is_none_or(|timeout| timeout <= by_probes) {
             return Some(by_probes);
         }
         // Linux looks at the user timeout when a probe is due.
         let probes = u32::try_from(over.as_nanos().div_ceil(interval.as_nanos()));
-        Some(first.saturating_add(interval.saturating_mul(probes.unwrap_or(u32::MAX))))
+        Some(idle.saturating_add(interval.saturating_mul(probes.unwrap_or(u32::MAX))))
     }
 
     /// The first probe and all that follow it.
     fn keepalive_time(&self) -> Option<Duration> {
-        let (first, interval, count) = self.tcp_keepalive?;
-        Some(first.saturating_add(interval.saturating_mul(count)))
+        self.tcp_keepalive.map(Keepalive::time_to_give_up)
     }
 
     /// What `TCP_USER_TIMEOUT` is set to: no less than what the probes take. Linux counts no probes
@@ -207,22 +226,22 @@ impl Config {
         Some(timeout.max(self.keepalive_time().unwrap_or_default()))
     }
 
-    /// Sends a ping when nothing was received for this long. Zero: never.
+    /// Sends a ping when nothing was received for this long. `None`: never. Zero is refused.
     ///
-    /// Default: on protocols with heartbeats 20 s, or two thirds of a shorter idle timeout; else off.
+    /// Default: on protocols with heartbeats 20 s, or two thirds of a shorter idle timeout; else never.
     #[must_use]
-    pub const fn heartbeat(mut self, interval: Duration) -> Self {
-        self.heartbeat = Some(interval);
+    pub fn heartbeat(mut self, interval: impl Into<Option<Duration>>) -> Self {
+        self.heartbeat = Timing::Set(interval.into());
         self
     }
 
-    /// Closes a connection on which nothing was received for this long. Zero: never.
+    /// Closes a connection on which nothing was received for this long. `None`: never. Zero is refused.
     ///
     /// Whatever is received counts as life, what is sent does not. Default: on protocols with
-    /// heartbeats 30 s, or one and a half of a longer heartbeat's interval; else off.
+    /// heartbeats 30 s, or one and a half of a longer heartbeat's interval; else never.
     #[must_use]
-    pub const fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.idle_timeout = Some(timeout);
+    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.idle_timeout = Timing::Set(timeout.into());
         self
     }
 
@@ -391,35 +410,40 @@ impl Config {
         self
     }
 
-    /// TCP's own keepalive: when idle for `first`, a probe each `interval`, `count` of them. The system
-    /// counts in whole seconds. It finds dead peers on protocols that have no heartbeat of their own.
-    /// Default: 60 s, 10 s, 6, so 2 minutes in all.
-    /// Times are of 1 s to 32 767 s, counted in whole seconds; 1 to 127 probes.
+    /// TCP's own keepalive, which finds dead peers on protocols that have no heartbeat of their own.
+    /// `None`: off. Default: [`Keepalive::default`], 2 minutes in all.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use longhaul::{Config, Keepalive};
+    ///
+    /// let config = Config::new().tcp_keepalive(Keepalive {
+    ///     idle: Duration::from_secs(30),
+    ///     interval: Duration::from_secs(5),
+    ///     probes: 3,
+    /// });
+    /// let off = Config::new().tcp_keepalive(None);
+    /// ```
     #[must_use]
-    pub const fn tcp_keepalive(mut self, first: Duration, interval: Duration, count: u32) -> Self {
-        self.tcp_keepalive = Some((first, interval, count));
+    pub fn tcp_keepalive(mut self, keepalive: impl Into<Option<Keepalive>>) -> Self {
+        self.tcp_keepalive = keepalive.into();
         self
     }
 
-    /// Switches TCP's own keepalive off.
-    #[must_use]
-    pub const fn no_tcp_keepalive(mut self) -> Self {
-        self.tcp_keepalive = None;
-        self
-    }
-
-    /// `TCP_USER_TIMEOUT`: how long sent data may stay unacknowledged; Linux only. Zero: the
-    /// system's own (about 15 minutes). Default: 30 s.
+    /// `TCP_USER_TIMEOUT`: how long sent data may stay unacknowledged; Linux only. `None`: the
+    /// system's own, about 15 minutes. Zero is refused. Default: 30 s.
     ///
     /// Beside [`tcp_keepalive`](Self::tcp_keepalive) the socket gets the longer of this and the time that
     /// all probes take, so 2 minutes by default: with a shorter one Linux does not count the probes, and
     /// one that is lost ends an idle connection. What this side's system does not take from the queue
     /// meanwhile is bounded by [`write_timeout`](Self::write_timeout), and silence by
-    /// [`idle_timeout`](Self::idle_timeout) where there is one. [`no_tcp_keepalive`](Self::no_tcp_keepalive)
-    /// makes a short user timeout hold as it is.
+    /// [`idle_timeout`](Self::idle_timeout) where there is one. Without a keepalive a short user timeout
+    /// holds as it is.
     #[must_use]
-    pub const fn tcp_user_timeout(mut self, timeout: Duration) -> Self {
-        self.tcp_user_timeout = if timeout.is_zero() { None } else { Some(timeout) };
+    pub fn tcp_user_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.tcp_user_timeout = timeout.into();
         self
     }
 
@@ -439,8 +463,6 @@ impl Config {
     ///
     /// Names the setting and what is wrong with it.
     pub fn validate(&self) -> Result<(), ConfigError> {
-        let beats = self.heartbeat.unwrap_or_default();
-        let idle = self.idle_timeout.unwrap_or_default();
         let wrong =
             |setting, problem: &'static str| Err(ConfigError { setting, problem: problem.into() });
         if self.low_watermark >= self.high_watermark {
@@ -449,7 +471,18 @@ impl Config {
         if self.high_watermark > self.hard_limit {
             return wrong("hard_limit", "must not be below the high watermark");
         }
-        if !beats.is_zero() && !idle.is_zero() && beats >= idle {
+        for (setting, time) in [
+            ("heartbeat", self.heartbeat.time()),
+            ("idle_timeout", self.idle_timeout.time()),
+            ("tcp_user_timeout", self.tcp_user_timeout),
+        ] {
+            if time == Some(Duration::ZERO) {
+                return wrong(setting, "must not be zero; None switches it off");
+            }
+        }
+        if let (Some(beats), Some(idle)) = (self.heartbeat.time(), self.idle_timeout.time())
+            && beats >= idle
+        {
             return wrong("heartbeat", "must be shorter than idle_timeout");
         }
         if self.max_body == 0 || self.max_body > LARGEST_BODY {
@@ -483,15 +516,8 @@ impl Config {
                 return wrong(setting, "must not be zero");
             }
         }
-        if let Some((first, interval, count)) = self.tcp_keepalive {
-            // What Linux takes, and others as well.
-            let times = Duration::from_secs(1)..=LONGEST_KEEPALIVE;
-            if !times.contains(&first) || !times.contains(&interval) {
-                return wrong("tcp_keepalive", "times must be 1 s to 32767 s");
-            }
-            if !(1..=127).contains(&count) {
-                return wrong("tcp_keepalive", "must be 1 to 127 probes");
-            }
+        if let Some(problem) = self.tcp_keepalive.and_then(Keepalive::problem) {
+            return wrong("tcp_keepalive", problem);
         }
         if u32::try_from(self.max_requests).is_err() {
             return wrong("max_requests", "must fit in 32 bits");
@@ -507,27 +533,26 @@ impl Config {
         self.high_watermark.min(self.hard_limit / 2)
     }
 
-    /// The interval of heartbeats on a protocol; `None`: off.
+    /// The interval of heartbeats on a protocol; `None`: never.
     pub(crate) fn heartbeat_for(&self, by: HeartbeatBy) -> Option<Duration> {
-        let default = match self.idle_timeout {
-            Some(idle) if !idle.is_zero() => DEFAULT_HEARTBEAT.min(idle.saturating_sub(idle / 3)),
-            _ => DEFAULT_HEARTBEAT,
-        };
-        Self::beat(self.heartbeat, by, default).filter(|_| by != HeartbeatBy::Nobody)
+        let default = self
+            .idle_timeout
+            .time()
+            .map_or(DEFAULT_HEARTBEAT, |idle| DEFAULT_HEARTBEAT.min(idle.saturating_sub(idle / 3)));
+        Self::timing(self.heartbeat, by, default).filter(|_| by != HeartbeatBy::Nobody)
     }
 
-    /// The idle timeout on a protocol; `None`: off.
+    /// The idle timeout on a protocol; `None`: never.
     pub(crate) fn idle_timeout_for(&self, by: HeartbeatBy) -> Option<Duration> {
-        let default =
-            DEFAULT_IDLE_TIMEOUT.max(self.heartbeat.unwrap_or_default().saturating_mul(3) / 2);
-        Self::beat(self.idle_timeout, by, default)
+        let beats = self.heartbeat.time().unwrap_or_default();
+        let default = DEFAULT_IDLE_TIMEOUT.max(beats.saturating_mul(3) / 2);
+        Self::timing(self.idle_timeout, by, default)
     }
 
-    fn beat(set: Option<Duration>, by: HeartbeatBy, default: Duration) -> Option<Duration> {
-        match (set, by) {
-            (Some(duration), _) => Some(duration).filter(|duration| !duration.is_zero()),
-            (None, HeartbeatBy::Nobody) => None,
-            (None, _) => Some(default),
+    fn timing(timing: Timing, by: HeartbeatBy, default: Duration) -> Option<Duration> {
+        match timing {
+            Timing::Set(time) => time,
+            Timing::Default => Some(default).filter(|_| by != HeartbeatBy::Nobody),
         }
     }
 }
@@ -553,9 +578,9 @@ mod tests {
         assert_eq!(Config::go_tcpstream().socket_user_timeout(), Some(secs(150)));
         config = config.tcp_user_timeout(secs(300));
         assert_eq!(config.socket_user_timeout(), Some(secs(300)));
-        config = config.tcp_user_timeout(secs(1)).no_tcp_keepalive();
+        config = config.tcp_user_timeout(secs(1)).tcp_keepalive(None);
         assert_eq!(config.socket_user_timeout(), Some(secs(1)));
-        config = config.tcp_user_timeout(Duration::ZERO).tcp_keepalive(secs(1), secs(1), 3);
+        config = config.tcp_user_timeout(None).tcp_keepalive(Keepalive::default());
         assert_eq!(config.socket_user_timeout(), None);
     }
 
@@ -579,18 +604,21 @@ mod tests {
             ("hello_timeout", |c| c.hello_timeout(ZERO)),
             ("frame_timeout", |c| c.frame_timeout(ZERO)),
             ("write_timeout", |c| c.write_timeout(ZERO)),
+            ("heartbeat", |c| c.heartbeat(ZERO)),
+            ("idle_timeout", |c| c.idle_timeout(ZERO)),
+            ("tcp_user_timeout", |c| c.tcp_user_timeout(ZERO)),
+            ("tcp_keepalive", |c| {
+                c.tcp_keepalive(Keepalive { idle: ZERO, ..Keepalive::default() })
+            }),
         ] {
             assert_eq!(refused(set), Some(setting));
         }
         for set in [
-            (|c| c.heartbeat(ZERO)) as fn(Config) -> Config,
-            |c| c.idle_timeout(ZERO),
-            |c| c.max_calls(0),
+            (|c| c.max_calls(0)) as fn(Config) -> Config,
             |c| c.watermarks(0, 1),
             |c| c.offline_queue(0, ZERO),
             |c| c.close_timeout(ZERO),
             |c| c.linger(ZERO),
-            |c| c.tcp_user_timeout(ZERO),
             |c| c.socket_buffers(0, 0),
             |c| c.reconnect(Reconnect::fixed(ZERO).after_loss(ZERO).healthy_after(ZERO)),
         ] {
@@ -598,17 +626,31 @@ mod tests {
         }
     }
 
+    #[test]
+    fn never_is_none_and_an_error_about_zero_says_so() {
+        let config = Config::new().heartbeat(None).idle_timeout(None).tcp_keepalive(None);
+        assert_eq!(config.validate(), Ok(()));
+        assert_eq!(config.worst_case_detection(&crate::protocol::Native), None);
+        assert_eq!(config.heartbeat_for(HeartbeatBy::Both), None);
+        let error = config.idle_timeout(Duration::ZERO).validate().unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "setting idle_timeout: must not be zero; None switches it off"
+        );
+        let secs = Config::new().heartbeat(Some(secs(3))).heartbeat_for(HeartbeatBy::Both);
+        assert_eq!(secs, Some(Duration::from_secs(3)));
+    }
+
     #[cfg(target_os = "linux")]
     #[test]
     fn user_timeout_beyond_the_probes_decides_at_the_next_probe() {
-        let mut config =
-            Config::new().tcp_keepalive(secs(60), secs(10), 6).tcp_user_timeout(secs(125));
+        let mut config = Config::new().tcp_user_timeout(secs(125));
         assert_eq!(config.worst_case_detection(&Tcpstream), Some(secs(130)));
         config = config.tcp_user_timeout(secs(140));
         assert_eq!(config.worst_case_detection(&Tcpstream), Some(secs(140)));
         config = config.tcp_user_timeout(secs(119));
         assert_eq!(config.worst_case_detection(&Tcpstream), Some(secs(120)));
-        config = config.tcp_user_timeout(Duration::ZERO);
+        config = config.tcp_user_timeout(None);
         assert_eq!(config.worst_case_detection(&Tcpstream), Some(secs(120)));
         config = config.tcp_user_timeout(Duration::MAX);
         assert!(config.worst_case_detection(&Tcpstream) > Some(secs(1 << 30)));

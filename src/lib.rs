@@ -141,7 +141,7 @@ pub use crate::{
     body::{Body, Tagged},
     builder::ReactorBuilder,
     client::{Client, ClientBuilder, ClientState},
-    config::{Config, Reconnect},
+    config::{Config, Keepalive, Reconnect},
     error::{
         CallError, CloseReason, CloseReport, ClosedBy, ConfigError, DrainReport, Error, Fate,
         Incident, LimitBy, NetworkError, PeerText, Result, SendError, error_code,

@@ -399,7 +399,7 @@ fn one_call_more_than_the_peer_permits_is_refused() {
 #[test]
 fn body_above_our_own_limit_is_refused() {
     for protocol in WITH_CALLS {
-        let ours = not_redialled().max_body(10).clone();
+        let ours = not_redialled().max_body(10);
         let protocol = protocol.parse::<Any>().unwrap();
         let pair = Pair::with(protocol, Config::new(), upper(), ours, Script::new());
         let side = pair.dialling_side();

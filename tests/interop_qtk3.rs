@@ -829,7 +829,7 @@ fn our_call_ends_when_their_server_dies_and_no_answer_of_the_next_is_taken_for_i
 #[test]
 fn our_client_without_pings_is_given_up_by_their_server() {
     let node = Node::server(anywhere(), OPTIONS);
-    let settings = Config::qtk().heartbeat(Duration::ZERO).idle_timeout(Duration::ZERO);
+    let settings = Config::qtk().heartbeat(None).idle_timeout(None);
     let began = now();
     let (client, conn) = client_with(&node, &settings, Script::new());
     assert_eq!(client.events.end_of(conn), CloseReason::PeerClosed);

@@ -246,6 +246,6 @@ fn presets_are_valid_and_say_when_a_dead_peer_is_noticed() {
     assert_eq!(node.worst_case_detection(&Qtk3), Some(Duration::from_secs(50)));
     // Keepalive probes alone: 15 s, and nine times 15 s.
     assert_eq!(go.worst_case_detection(&Tcpstream), Some(Duration::from_secs(150)));
-    let never = Config::go_tcpstream().no_tcp_keepalive();
+    let never = Config::go_tcpstream().tcp_keepalive(None);
     assert_eq!(never.worst_case_detection(&Tcpstream), None);
 }

@@ -11,6 +11,11 @@ pub(crate) fn seconds(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
+/// On a command line 0 stands for never.
+fn unless_zero(time: Duration) -> Option<Duration> {
+    Some(time).filter(|time| !time.is_zero())
+}
+
 /// A number that is not 0.
 pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
     match text.parse() {
@@ -37,10 +42,10 @@ impl Liveness {
     pub(crate) fn config(&self) -> Config {
         let mut config = Config::new();
         if let Some(interval) = self.heartbeat {
-            config = config.heartbeat(interval);
+            config = config.heartbeat(unless_zero(interval));
         }
         if let Some(timeout) = self.idle_timeout {
-            config = config.idle_timeout(timeout);
+            config = config.idle_timeout(unless_zero(timeout));
         }
         config
     }

@@ -229,7 +229,7 @@ fn talk_dials_again_and_says_when() {
 
 #[test]
 fn silent_peer_is_closed_after_the_idle_timeout_of_the_command_line() {
-    let silent = Config::new().heartbeat(Duration::ZERO).idle_timeout(Duration::ZERO);
+    let silent = Config::new().heartbeat(None).idle_timeout(None);
     let echo = Running::server(Native, silent, Script::echo());
     let addr = echo.addr.to_string();
     let talk = start(&["talk", &addr, "--heartbeat", "0", "--idle-timeout", "0.3", "--stay"]);

@@ -206,7 +206,7 @@ mod tests {
     fn peer_that_does_not_probe_is_probed_whatever_is_received() {
         let rules = greeted(0, 30_000).rules(own_rules(Native.heartbeat(), true, &Config::new()));
         assert_eq!((rules.interval, rules.is_periodic), (Some(secs(10)), true));
-        let quiet = Config::new().heartbeat(Duration::ZERO);
+        let quiet = Config::new().heartbeat(None);
         let rules = greeted(0, 30_000).rules(own_rules(Native.heartbeat(), true, &quiet));
         assert_eq!((rules.interval, rules.is_periodic), (Some(secs(10)), true));
         let rules = greeted(20_000, 30_000).rules(own_rules(Native.heartbeat(), true, &quiet));

@@ -20,7 +20,7 @@ use std::{
 };
 
 use crate::{
-    ConnId, ListenerId,
+    ConnId, Keepalive, ListenerId,
     id::{MAX_SLOTS, SLOT_BITS},
     moment::Moment,
     threads::mailbox::Wake,
@@ -241,8 +241,8 @@ impl fmt::Debug for Event {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StreamOptions {
     pub(crate) nodelay: bool,
-    /// First probe, interval and count of TCP's own keepalive.
-    pub(crate) keepalive: Option<(Duration, Duration, u32)>,
+    /// TCP's own keepalive.
+    pub(crate) keepalive: Option<Keepalive>,
     /// How long sent data may stay unacknowledged (Linux).
     pub(crate) user_timeout: Option<Duration>,
     pub(crate) send_buffer: Option<usize>,

@@ -15,7 +15,7 @@ use super::{
     Addrs, BroughtListener, BroughtStream, Event, ListenOptions, Net, StreamOptions, Ticket, Token,
     clock::clock, resolver::Resolver,
 };
-use crate::{moment::Moment, threads::mailbox::Wake};
+use crate::{Keepalive, moment::Moment, threads::mailbox::Wake};
 
 /// What mio's waker is registered under; no connection has it, and no listener but the 2³¹th where a
 /// token has 32 bits.
@@ -311,11 +311,11 @@ const LONGEST_USER_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
 /// Options of a stream; of a listener on Linux, whose streams inherit them.
 fn set_options(socket: &SockRef<'_>, options: &StreamOptions) -> io::Result<()> {
     socket.set_tcp_nodelay(options.nodelay)?;
-    if let Some((first, interval, count)) = options.keepalive {
-        let keepalive = TcpKeepalive::new().with_time(first).with_interval(interval);
+    if let Some(Keepalive { idle, interval, probes }) = options.keepalive {
+        let keepalive = TcpKeepalive::new().with_time(idle).with_interval(interval);
         #[cfg(unix)]
-        let keepalive = keepalive.with_retries(count);
-        let _ = count;
+        let keepalive = keepalive.with_retries(probes);
+        let _ = probes;
         socket.set_tcp_keepalive(&keepalive)?;
     }
     #[cfg(target_os = "linux")]

@@ -36,14 +36,15 @@ use std::{
 use common::now;
 use longhaul::{
     Client, ClientBuilder, CloseReason, CloseReport, Config, Conn, Context, Handler, Incident,
-    Message, ReactorBuilder, Reconnect, Server, Timer, protocol::Native,
+    Keepalive, Message, ReactorBuilder, Reconnect, Server, Timer, protocol::Native,
 };
 
 const HEARTBEAT: Duration = Duration::from_millis(300);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 const USER_TIMEOUT: Duration = Duration::from_secs(1);
-/// TCP's own keepalive: first probe, interval, count; and all of it.
-const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(2), Duration::from_secs(1), 4);
+/// TCP's own keepalive, and all of it.
+const KEEPALIVE: Keepalive =
+    Keepalive { idle: Duration::from_secs(2), interval: Duration::from_secs(1), probes: 4 };
 const KEEPALIVE_TIME: Duration = Duration::from_secs(2 + 4);
 const BACKOFF_CAP: Duration = Duration::from_secs(1);
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(300);
@@ -73,15 +74,11 @@ fn settings(role: &str) -> Config {
         .connect_timeout(CONNECT_TIMEOUT)
         .reconnect(Reconnect::exponential(Duration::from_millis(50), BACKOFF_CAP))
         .offline_queue(1024 * 1024, 2 * DEADLINE)
-        .no_tcp_keepalive();
+        .tcp_keepalive(None);
     if role.ends_with("user-timeout") || role.ends_with("keepalive") {
-        config = config
-            .heartbeat(Duration::ZERO)
-            .idle_timeout(Duration::ZERO)
-            .tcp_user_timeout(USER_TIMEOUT);
+        config = config.heartbeat(None).idle_timeout(None).tcp_user_timeout(USER_TIMEOUT);
         if role.ends_with("keepalive") {
-            let (first, interval, count) = KEEPALIVE;
-            config = config.tcp_keepalive(first, interval, count);
+            config = config.tcp_keepalive(KEEPALIVE);
         }
     } else {
         config = config.heartbeat(HEARTBEAT).idle_timeout(IDLE_TIMEOUT);

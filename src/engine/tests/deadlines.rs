@@ -19,10 +19,7 @@ const MIB: usize = 1024 * 1024;
 
 /// Nobody asks whether the other lives, so only the other deadlines are left.
 fn quiet() -> Config {
-    Config::new()
-        .heartbeat(Duration::ZERO)
-        .idle_timeout(Duration::ZERO)
-        .reconnect(Reconnect::never())
+    Config::new().heartbeat(None).idle_timeout(None).reconnect(Reconnect::never())
 }
 
 /// A client that writes the parts of one frame of 1 MiB when it is told to.
@@ -98,7 +95,7 @@ fn paused_connection_does_not_notice_that_its_peer_is_gone() {
 fn full_queue() -> (SimWorld, Fleet<Script>, ConnId, [Log; 2]) {
     let world = SimWorld::new(1);
     let ((server, seen), (client, log)) = (Script::noting(), Script::noting());
-    let config = quiet().frame_timeout(10 * LONG).tcp_user_timeout(Duration::ZERO);
+    let config = quiet().frame_timeout(10 * LONG).tcp_user_timeout(None);
     let (mut fleet, id) = pair(&world, server, client, &config);
     let mut cx = fleet.nodes[1].engine.context();
     let mut conn = cx.conn(id).unwrap();
@@ -187,7 +184,7 @@ fn client_that_only_listens_is_not_given_up_by_a_server_that_does_not_probe() {
         }
     });
     let mut fleet = Fleet::new(world);
-    let config = Config::new().heartbeat(Duration::ZERO);
+    let config = Config::new().heartbeat(None);
     fleet.add(1, ReactorBuilder::new(Native).config(config).seed(1), server);
     fleet.add(2, ReactorBuilder::new(Native).seed(2), client);
     fleet.nodes[0].engine.context().listen(SERVER).unwrap();
@@ -202,7 +199,7 @@ fn peer_whose_idle_timeout_is_our_interval_stays() {
     let world = SimWorld::new(1);
     let ((server, log), (client, seen)) = (Script::noting(), Script::noting());
     let bends = [Bend::Hello { heartbeat_ms: 20_000, idle_timeout_ms: 20_000 }, Bend::Nothing];
-    let config = Config::new().idle_timeout(20 * SECOND).heartbeat(Duration::ZERO);
+    let config = Config::new().idle_timeout(20 * SECOND).heartbeat(None);
     let mut fleet = Fleet::new(world);
     fleet.add(1, ReactorBuilder::new(Bent(bends[0])).config(config).seed(1), server);
     fleet.add(2, ReactorBuilder::new(Bent(bends[1])).seed(2), client);
@@ -237,7 +234,7 @@ fn setting_at_its_extreme_ends_no_loop_on_any_format() {
     const MAX: Duration = Duration::MAX;
     const NANO: Duration = Duration::from_nanos(1);
     let settings: [(&str, Set); 34] = [
-        ("heartbeat max", |c| c.heartbeat(MAX).idle_timeout(Duration::ZERO)),
+        ("heartbeat max", |c| c.heartbeat(MAX).idle_timeout(None)),
         ("heartbeat min", |c| c.heartbeat(NANO)),
         ("idle_timeout max", |c| c.idle_timeout(MAX)),
         ("idle_timeout min", |c| c.idle_timeout(NANO)),

@@ -151,10 +151,8 @@ fn accepting_recovers_by_itself_after_descriptors_ran_out() {
     let log = Log::default();
     let server = Noting { log: log.clone(), ..Noting::default() };
     // So patient that it does not give up and dial again.
-    let config = Config::new()
-        .hello_timeout(Duration::from_mins(1))
-        .heartbeat(Duration::ZERO)
-        .idle_timeout(Duration::ZERO);
+    let config =
+        Config::new().hello_timeout(Duration::from_mins(1)).heartbeat(None).idle_timeout(None);
     let (mut fleet, _) = pair(&world, server, Noting::default(), &config);
     log.take();
     let host = fleet.nodes[0].host;
@@ -392,10 +390,8 @@ fn pause_in_the_middle_of_a_frame_does_not_count_against_the_peer() {
     let pause = Some(Duration::from_mins(2));
     let server = Noting { log: log.clone(), pause, ..Noting::default() };
     // A peer that waits as long for us: we answer no ping while we don't read.
-    let config = Config::new()
-        .heartbeat(Duration::ZERO)
-        .idle_timeout(Duration::ZERO)
-        .write_timeout(Duration::from_mins(10));
+    let config =
+        Config::new().heartbeat(None).idle_timeout(None).write_timeout(Duration::from_mins(10));
     let (mut fleet, conn) = pair(&world, server, Noting::default(), &config);
     let handle = fleet.handle(1);
     handle.send(conn, "first").unwrap();

@@ -281,7 +281,7 @@ fn peer_whose_requests_are_all_deferred_is_read_from_up_to_the_limit() {
             Box::new(move |conn, msg| keeps.borrow_mut().push(conn.defer(&msg).unwrap()));
         let mut config = once().max_requests(100);
         // It does not ask whether we live, as that is behind what is not read.
-        config = config.heartbeat(Duration::ZERO).idle_timeout(Duration::ZERO);
+        config = config.heartbeat(None).idle_timeout(None);
         let (mut fleet, conn) = pair_on(&world, protocol, server, client, &config);
         for _ in 0..1000 {
             fleet.handle(1).send(conn, "work").unwrap();

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use crate::net::Token;
+use crate::{Keepalive, net::Token};
 
 /// Nanoseconds since the world began.
 pub(super) type Nanos = u64;
@@ -89,7 +89,7 @@ pub(super) struct End {
     pub(super) slot: usize,
     pub(super) user_timeout: Option<Duration>,
     /// First probe, interval and count of TCP's own keepalive.
-    pub(super) keepalive: Option<(Duration, Duration, u32)>,
+    pub(super) keepalive: Option<Keepalive>,
     /// When the last thing was received, probes and their answers aside.
     pub(super) heard: Nanos,
     /// Probes that went unanswered since.

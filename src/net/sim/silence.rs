@@ -8,6 +8,7 @@ use super::{
     state::{State, nanos},
     trace::Op,
 };
+use crate::Keepalive;
 
 /// After how long without acknowledgement Linux gives a connection up, at its default settings.
 const GIVE_UP: Duration = Duration::from_secs(924);
@@ -65,11 +66,11 @@ impl State {
                 if !end.is_open || end.link != Link::Up || end.probe_due.is_some() {
                     continue;
                 }
-                let Some((first, ..)) = end.keepalive else { continue };
-                let first = nanos(first).max(1);
+                let Some(Keepalive { idle, .. }) = end.keepalive else { continue };
+                let idle = nanos(idle).max(1);
                 // The last probe that was answered.
-                end.heard += now.saturating_sub(end.heard) / first * first;
-                let due = end.heard.saturating_add(first);
+                end.heard += now.saturating_sub(end.heard) / idle * idle;
+                let due = end.heard.saturating_add(idle);
                 self.schedule_probe(id, due);
             }
         }
@@ -90,7 +91,8 @@ impl State {
             return;
         }
         end.probe_due = None;
-        let Some((first, interval, count)) = end.keepalive.filter(|_| end.is_open) else { return };
+        let Some(keepalive) = end.keepalive.filter(|_| end.is_open) else { return };
+        let Keepalive { idle, interval, probes } = keepalive;
         if end.link != Link::Up {
             return;
         }
@@ -99,16 +101,16 @@ impl State {
             return;
         }
         let silence = Duration::from_nanos(now - end.heard);
-        if is_busy || silence < first {
+        if is_busy || silence < idle {
             // What is under way will be acknowledged, or time out.
             let last = if is_busy { now } else { end.heard };
-            self.schedule_probe(id, last.saturating_add(nanos(first)));
+            self.schedule_probe(id, last.saturating_add(nanos(idle)));
             return;
         }
         // A user timeout takes the place of the count.
         let is_over = match end.user_timeout {
             Some(timeout) => end.probes > 0 && silence >= timeout,
-            None => end.probes >= count,
+            None => end.probes >= probes,
         };
         if is_over {
             self.reset_end(id, io::ErrorKind::TimedOut);

@@ -51,7 +51,7 @@ fn main() -> anyhow::Result<()> {
 fn serve<H: Handler>(args: &Args, protocol: H::Protocol, handler: H) -> anyhow::Result<()> {
     let mut config = Config::new();
     if let Some(timeout) = args.idle.timeout() {
-        config = config.idle_timeout(timeout);
+        config = config.idle_timeout(Some(timeout).filter(|timeout| !timeout.is_zero()));
     }
     let busy_poll = Duration::from_micros(args.busy_poll);
     let builder = ReactorBuilder::new(protocol).config(config).busy_poll(busy_poll);

@@ -1,6 +1,7 @@
 //! Cuts, silence, lost power.
 
 use super::*;
+use crate::Keepalive;
 
 #[test]
 fn cut_delivers_nothing_until_it_heals() {
@@ -36,7 +37,11 @@ fn unacknowledged_bytes_time_out_in_a_cut() {
 /// been idle for 15 s, so that two probes were answered, the last 3 s ago.
 fn kept_alive(user_timeout: Option<Duration>) -> Pair {
     let mut pair = Pair::calm(0);
-    let keepalive = Some((Duration::from_secs(6), Duration::from_secs(2), 6));
+    let keepalive = Some(Keepalive {
+        idle: Duration::from_secs(6),
+        interval: Duration::from_secs(2),
+        probes: 6,
+    });
     let options = StreamOptions { keepalive, user_timeout, ..STREAM };
     let end = pair.client.stream.as_ref().unwrap().end;
     let mut state = pair.world.state.borrow_mut();
