@@ -97,8 +97,9 @@ impl<P: Protocol> ReactorBuilder<P> {
         self
     }
 
-    /// The most connections; more that are accepted are refused. Default: the process' descriptors
-    /// less 32; in no case more than 2²⁴, for which ids have room. At least 1.
+    /// The upper bound on connections, accepted and dialled together. Further accepted ones are closed at
+    /// once. Default: the process' limit on descriptors less 32; never more than 2²⁴, for which ids have
+    /// room. At least 1.
     #[must_use]
     pub const fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = Some(connections);

@@ -756,7 +756,7 @@ impl fmt::Display for DrainReport {
     }
 }
 
-/// What has no better place than [`on_error`](crate::Handler::on_error).
+/// A problem that belongs to no other callback; [`on_error`](crate::Handler::on_error) is told of it.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Incident {

@@ -267,7 +267,7 @@ impl<P: Protocol> Context<'_, P> {
 
     fn insert_timer(&mut self, after: Duration, token: u64, conn: Option<ConnId>) -> TimerId {
         let deadline = self.state.clock.after(after);
-        // Beyond what an instant can say: never, which a century is.
+        // Too far for the clock: a century stands for never.
         let century = Duration::from_hours(100 * 365 * 24);
         let deadline = deadline.unwrap_or_else(|| self.state.clock.now() + century);
         TimerId(self.state.clock.arm(deadline, Alarm::User { token, conn }))

@@ -94,8 +94,8 @@ pub trait Handler: Sized + 'static {
         let _ = (conn, request);
     }
 
-    /// What has no better place: accepting failed, dialling failed, a callback without a connection
-    /// panicked. Default: logged as a warning.
+    /// Problems that belong to no other callback: accepting failed, dialling failed, a callback without a
+    /// connection panicked. Default: logged as a warning.
     fn on_error(&mut self, cx: &mut Context<'_, Self::Protocol>, incident: &Incident) {
         let _ = cx;
         // Whoever scans ports must not fill the log.

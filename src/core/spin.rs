@@ -13,8 +13,8 @@ const FOR_CALLERS: Duration = Duration::from_micros(50);
 /// After so many looks in vain, with no reply between, the loop sleeps at once.
 pub(crate) const MOST_LUCK: u32 = 16;
 
-/// One in so many waits is tried all the same, so that better times are noticed. Odd, because waits for
-/// a call and for its reply take turns.
+/// Every 255th wait is a probe, to notice when replies get faster. Odd on purpose: waits for a call and
+/// waits for its reply alternate, and an even period would always probe the same kind.
 const TRIES: u32 = 255;
 
 /// What looking came to.

@@ -97,8 +97,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
             && let Some(slot) = self.state.get_mut(id)
             && let Some(dial) = &mut slot.dial
         {
-            // Whoever waits for the first attempt gets an error and no id, so nobody could close the
-            // connection later: it is not dialled again.
+            // `connect_and_wait` returns an error and no id, so nobody could close the connection later:
+            // do not redial.
             dial.give_up();
             dial.is_expected = false;
         }

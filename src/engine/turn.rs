@@ -129,8 +129,8 @@ impl<H: Handler, N: Net> Engine<H, N> {
             return Some(Duration::ZERO);
         }
         let due_in = self.state.clock.next_wake().map(|at| {
-            // The last turn, or what the caller did since, took time that must not be waited again.
-            // Rounded up to what the system can wait for, so that the loop does not spin until then.
+            // Measured from the clock, not from the turn's `now`: the turn itself took time. Rounded up to
+            // a millisecond, which is what the system can wait for, so that the loop does not spin.
             let wait = at.saturating_duration_since(self.sockets.net.now());
             Duration::from_millis(
                 u64::try_from(wait.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX),

@@ -134,7 +134,7 @@ impl WriteQueue {
             self.front_head.clear();
             self.cost -= done * FRAME_OVERHEAD;
             if count == 0 {
-                // Of `run`, if there are no others, which then stays as it is, without frames.
+                // If `frames` is empty this was `run`, which stays, with a count of 0.
                 self.frames.pop_front();
             }
         }
