@@ -1,6 +1,12 @@
 //! A reactor in a task of tokio's: an `AsyncFd` watches its descriptor, as the example `own_loop` says.
 
-use std::{io, os::fd::AsFd, thread, time::Duration};
+use std::{
+    io,
+    os::fd::AsFd,
+    sync::mpsc::{RecvTimeoutError, channel},
+    thread,
+    time::Duration,
+};
 
 use longhaul::{ClientBuilder, Conn, Handler, Message, Reactor, protocol::Native};
 use tokio::io::{Interest, unix::AsyncFd};
@@ -51,7 +57,9 @@ fn reactor_runs_in_a_task_and_sleeps_while_there_is_nothing_to_do() {
             assert_eq!(reply.as_ref(), number.to_string().as_bytes());
         }
         let before = handle.stats().turns;
-        thread::sleep(SECOND);
+        // Nobody sends anything: it waits.
+        let (_idle, nothing) = channel::<()>();
+        assert_eq!(nothing.recv_timeout(SECOND), Err(RecvTimeoutError::Timeout));
         let idle = handle.stats().turns - before;
         handle.stop();
         Ok(idle)

@@ -8,7 +8,7 @@ use super::{
     script::{Log, Script, accepted, call, once},
 };
 use crate::{
-    CallError, Config, ConnId, SendError,
+    CallError, Config, ConnId, Responder, SendError,
     net::sim::SimWorld,
     protocol::{Hello, Kind, Native, Protocol},
 };
@@ -152,7 +152,7 @@ fn request_whose_id_is_in_flight_is_a_protocol_error_and_its_twin_is_counted() {
     siege.assert_refused("protocol error");
     assert_eq!(siege.log.count("disconnect"), 1);
     assert!(siege.log.lines("disconnect")[0].contains("1 requests not answered"));
-    assert!(kept.borrow().iter().flatten().all(|responder| responder.is_cancelled()));
+    assert!(kept.borrow().iter().flatten().all(Responder::is_cancelled));
 }
 
 #[test]

@@ -192,9 +192,15 @@ fn connection_may_end_itself_in_any_callback() {
             }
         });
     }
-    ending(|conn| conn.close());
-    ending(|conn| conn.abort());
-    ending(|conn| conn.drain());
+    ending(|conn| {
+        conn.close();
+    });
+    ending(|conn| {
+        conn.abort();
+    });
+    ending(|conn| {
+        conn.drain();
+    });
 }
 
 #[test]
