@@ -1,10 +1,10 @@
-//! Who is to get a broadcast.
+//! The receivers of a broadcast.
 
 use std::{any::Any, fmt, sync::Arc};
 
 use crate::{Addr, ConnId, ListenerId};
 
-/// Who receives a broadcast.
+/// The receivers of a broadcast.
 #[non_exhaustive]
 pub enum Audience {
     /// Every connection that is up.
@@ -28,7 +28,7 @@ pub struct Candidate<'a> {
     pub listener: Option<ListenerId>,
     /// The peer's address.
     pub peer_addr: Addr,
-    /// What the application keeps with it.
+    /// The application's value that is kept with it.
     pub data: Option<&'a (dyn Any + Send)>,
 }
 

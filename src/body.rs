@@ -1,4 +1,4 @@
-//! What can be sent as the body of a message.
+//! Bodies: the values that can be sent as messages.
 
 use std::borrow::Cow;
 

@@ -1,4 +1,4 @@
-//! What a reactor is made of.
+//! The settings of a reactor.
 
 use std::{any::TypeId, sync::Arc, time::Duration};
 
@@ -88,7 +88,7 @@ impl<P: Protocol> ReactorBuilder<P> {
     /// refused as full. One body is taken even if it is longer than that. Both at least 1. Default: 65 536,
     /// 64 MiB.
     ///
-    /// What ends something waits beside them, in a number that is bounded by what exists: at most three
+    /// Commands that end something wait beside them. Their number is bounded by what exists: at most three
     /// for a connection, one for a call or a deferred request, and one to stop.
     #[must_use]
     pub const fn mailbox(mut self, commands: usize, bytes: usize) -> Self {

@@ -1,4 +1,4 @@
-//! What may lie between the socket and the frames, as TLS does.
+//! Layers between the socket and the frames, as TLS is one.
 //!
 //! A [`Layer`] turns bytes of the wire into bytes of frames, and back. It only computes: the loop reads
 //! and writes the socket, and the connection has the frames.
@@ -129,7 +129,7 @@ pub(crate) struct Wire {
 
 #[derive(Clone, Copy, Debug)]
 struct Record {
-    /// What is left of it to write, and whether that is all of it.
+    /// Bytes of it that are left to write, and whether that is all of it.
     left: usize,
     is_whole: bool,
     /// The bytes of frames in it.

@@ -23,7 +23,7 @@ impl Moment {
         Self::START + now.saturating_duration_since(origin)
     }
 
-    /// What the clock shows then; `None` if the system can't say it.
+    /// The clock's reading then; `None` if the system can't say it.
     pub(crate) fn to_instant(self, origin: Instant) -> Option<Instant> {
         origin.checked_add(self.saturating_duration_since(Self::START))
     }

@@ -1,4 +1,4 @@
-//! What the reactor and its connections count.
+//! Counters of the reactor and of its connections.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -7,7 +7,7 @@ use std::{
 
 macro_rules! stats {
     ($($(#[$doc:meta])* $name:ident,)*) => {
-        /// What a reactor has counted since it was made.
+        /// The counters of a reactor, since it was made.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct Stats {
@@ -79,7 +79,7 @@ stats! {
     accept_errors,
 }
 
-/// What one connection has counted in its present epoch.
+/// The counters of one connection, in its present epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnStats {

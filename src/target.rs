@@ -1,4 +1,4 @@
-//! What can be dialled, or listened on.
+//! Targets: addresses to dial, or to listen on.
 
 use std::{
     fmt, io,
@@ -43,7 +43,7 @@ pub(crate) enum Host {
 }
 
 impl Target {
-    /// What it is, where this version can reach that.
+    /// The host, if this version can reach it.
     ///
     /// # Errors
     ///
@@ -72,7 +72,7 @@ impl Target {
     }
 }
 
-/// What may stand before an address, and whether this version has it.
+/// The schemes that may stand before an address, and whether this version has them.
 const SCHEMES: [(&str, bool); 4] =
     [("tcp://", true), ("tls://", false), ("ws://", false), ("wss://", false)];
 

@@ -19,7 +19,7 @@ const NOTICE: Duration = Duration::from_millis(500);
 /// goaway or from the last answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// What only a connection that comes to its end has.
+/// State that only a connection has that comes to its end.
 #[derive(Debug)]
 pub(crate) struct Farewell<Id> {
     ours: Ours,

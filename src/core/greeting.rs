@@ -1,4 +1,4 @@
-//! What the peer's hello says, and what follows from it: limits of what is sent, and heartbeats.
+//! The peer's hello, and its consequences: limits on what we send, and heartbeats.
 //!
 //! Where the format has no hello, the peer's limits are taken to be our own.
 
@@ -25,11 +25,11 @@ enum Awaited {
     NoMore,
 }
 
-/// What is known of the peer.
+/// The peer's limits and habits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Greeting {
     hello: Awaited,
-    /// What the protocol says. Asked once: it is the application's and may panic, and deadlines are looked
+    /// The protocol's answer. It is asked once: it is the application's and may panic, and deadlines are looked
     /// at where no connection is served that this could end.
     heartbeat_by: HeartbeatBy,
     /// The longest body that may be sent, and whether that is the peer's limit.
@@ -69,7 +69,7 @@ impl Greeting {
         };
     }
 
-    /// Who sends heartbeats.
+    /// The side that sends heartbeats.
     pub(crate) const fn heartbeat_by(&self) -> HeartbeatBy {
         self.heartbeat_by
     }

@@ -28,7 +28,7 @@ pub(crate) struct Rules {
     pub(crate) idle_timeout: Option<Duration>,
 }
 
-/// What is due.
+/// The action that is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Due {
     Nothing,
@@ -39,7 +39,7 @@ pub(crate) enum Due {
 /// A loop that comes this much too late was away itself; its peers are given one more round.
 pub(crate) const AWAY: Duration = Duration::from_secs(1);
 
-/// What is known of the peer's life.
+/// The signs of life of the peer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Heartbeat {
     /// When something was last received.
@@ -75,7 +75,7 @@ impl Heartbeat {
         Some(now.saturating_duration_since(self.pinged.take()?))
     }
 
-    /// What is due. A ping is taken as sent.
+    /// The action that is due. A ping is taken as sent.
     pub(crate) fn handle_timeout(&mut self, rules: Rules, now: Moment) -> Due {
         let silence = now.saturating_duration_since(self.heard);
         if let Some(limit) = rules.idle_timeout

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use crate::{config::Config, moment::Moment};
 
-/// What is queued for the peer, in bytes with overhead.
+/// The load of a connection: bytes that are queued for the peer, with overhead, and calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Load {
     /// All of it.
     pub(crate) queued: usize,
-    /// What the peer's own messages caused.
+    /// The part of it that the peer's own messages caused.
     pub(crate) caused: usize,
     /// Calls of ours that the peer has not answered.
     pub(crate) calls: usize,
@@ -24,7 +24,7 @@ pub(crate) struct Load {
 /// Decides on reading, for one connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Intake {
-    /// What the peer caused went above the high watermark, and is not yet down at the low one.
+    /// The part that the peer caused went above the high watermark, and is not yet down at the low one.
     is_choked: bool,
     /// While choked it took nothing for a while.
     is_stuck: bool,

@@ -130,7 +130,7 @@ impl Layered {
         self.wire.begun()
     }
 
-    /// What is charged for what waits here and for no frame of the queue.
+    /// The charge for bytes that wait here and belong to no frame of the queue.
     pub(crate) fn cost(&self) -> usize {
         self.wire.control() + self.late.len()
     }

@@ -1,4 +1,4 @@
-//! What a dialled connection keeps while it is down.
+//! The messages that a dialled connection keeps while it is down.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -64,12 +64,12 @@ impl<Id> OfflineQueue<Id> {
         Some(kept)
     }
 
-    /// What the next message takes in a write queue.
+    /// The charge of the next message in a write queue.
     pub(crate) fn next_cost(&self) -> Option<usize> {
         Some(self.messages.front()?.cost())
     }
 
-    /// What waits, with the overhead of each message.
+    /// The charge of all that waits, with the overhead of each message.
     pub(crate) const fn cost(&self) -> usize {
         self.cost
     }

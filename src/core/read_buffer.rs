@@ -25,7 +25,7 @@ const GROWTH: usize = 4 * 1024;
 /// The most that is read at a time into a buffer that was used before.
 const STEP: usize = 256 * 1024;
 
-/// What a connection has received and not yet handled.
+/// Bytes that a connection has received and not yet handled.
 #[derive(Debug)]
 pub(crate) struct ReadBuffer<Id>(Option<Box<Kept<Id>>>);
 
@@ -41,7 +41,7 @@ struct Kept<Id> {
     front: Front<Id>,
 }
 
-/// What is known of the bytes at the front.
+/// The state of the frame at the front.
 #[derive(Debug)]
 pub(crate) enum Front<Id> {
     /// The decoder is asked when so many bytes are there.
@@ -130,7 +130,7 @@ impl<Id> ReadBuffer<Id> {
             Front::Needs(_) | Front::Waits(_) => usize::MAX,
         };
         if kept.bytes.len() == kept.filled {
-            // What the buffer has already is cleared step by step, so that it is in the cache.
+            // Room that the buffer has already is cleared step by step, so that it is in the cache.
             let grown = match kept.bytes.capacity() - kept.filled {
                 0 => kept.filled + kept.filled.max(GROWTH),
                 spare => kept.filled + spare.min(STEP),
@@ -151,7 +151,7 @@ impl<Id> ReadBuffer<Id> {
         }
     }
 
-    /// What arrived of a large frame, if the decoder has to be asked about it.
+    /// The bytes of a large frame, if the decoder has to be asked about them.
     pub(crate) fn undecoded(&self) -> Option<&[u8]> {
         let kept = self.0.as_ref()?;
         match kept.front {
@@ -160,7 +160,7 @@ impl<Id> ReadBuffer<Id> {
         }
     }
 
-    /// What the decoder answered about [`undecoded`](Self::undecoded).
+    /// Notes the decoder's answer about [`undecoded`](Self::undecoded).
     pub(crate) fn note(&mut self, decoded: Decoded<Id>) {
         if let Some(kept) = &mut self.0 {
             kept.front = decoded.into();

@@ -69,7 +69,7 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// What they are charged, like frames that are queued.
+    /// Their charge, as that of queued frames.
     pub(crate) const fn cost(self) -> usize {
         self.bytes + self.messages * FRAME_OVERHEAD
     }

@@ -12,10 +12,10 @@ use bytes::Bytes;
 /// one has a buffer of its own.
 pub(crate) const LARGE_FRAME: usize = 64 * 1024;
 
-/// What the buffers of large frames may come to together, in bytes.
+/// The most bytes that all kept buffers of large frames hold together.
 const MOST_BYTES: usize = 8 * 1024 * 1024;
 
-/// What the buffers of write queues may come to together, in bytes.
+/// The most bytes that all kept buffers of write queues hold together.
 const MOST_CHUNK_BYTES: usize = 2 * 1024 * 1024;
 
 /// The smallest and the largest of them that is kept.

@@ -17,7 +17,7 @@ pub(crate) const MOST_LUCK: u32 = 16;
 /// waits for its reply alternate, and an even period would always probe the same kind.
 const TRIES: u32 = 255;
 
-/// What looking came to.
+/// The result of looking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     /// Nothing: the loop slept.
@@ -64,7 +64,7 @@ impl Spin {
         self.has_reply = true;
     }
 
-    /// What was found has been handled.
+    /// The work that was found has been done.
     pub(crate) fn learn(&mut self, found: Found) {
         self.luck = match found {
             Found::Post | Found::Event if self.has_reply => (self.luck + 1).min(MOST_LUCK),

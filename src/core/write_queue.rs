@@ -1,4 +1,4 @@
-//! What a connection has still to give to the system, in order.
+//! The write queue of a connection: frames that the system has not taken yet, in order.
 //!
 //! Small frames are encoded one behind the other into one buffer; a large body stays where it is
 //! and is only referred to. Control frames overtake: they go out at the next border between two
@@ -54,7 +54,7 @@ const SPARE_URGENT: usize = 1024;
 /// The write queue of one connection. Drawn from a [`QueuePool`] while there is something in it.
 #[derive(Debug, Default)]
 pub(crate) struct WriteQueue {
-    /// What goes out before `tail`. None of them is empty.
+    /// The buffers that go out before `tail`. None of them is empty.
     chunks: VecDeque<Chunk>,
     /// Small frames behind all that is in `chunks`, and where the next one goes.
     tail: Vec<u8>,
@@ -65,7 +65,7 @@ pub(crate) struct WriteQueue {
     frames: VecDeque<Frames>,
     /// The last frames.
     run: Frames,
-    /// What is charged against the watermarks: the bytes that were not written, control frames
+    /// The charge against the watermarks: the bytes that were not written, control frames
     /// included, and [`FRAME_OVERHEAD`] for each other frame that was not written whole.
     cost: usize,
     /// Bytes of the first frame that were written.
@@ -74,7 +74,7 @@ pub(crate) struct WriteQueue {
     front_head: Vec<u8>,
     /// Bytes in `chunks` and `tail` that were not written.
     bytes: usize,
-    /// What frames that the peer caused are charged, those not written whole.
+    /// The charge of frames that the peer caused, of those not written whole.
     caused: usize,
     /// Control frames, not written from `urgent_offset` on.
     urgent: Vec<u8>,
@@ -87,7 +87,7 @@ pub(crate) struct WriteQueue {
     is_torn: bool,
     /// Since when bytes wait to be written and none was taken; kept for the connection.
     pub(crate) stalled_since: Option<Moment>,
-    /// What [`check`](Self::check) found right, so that a long queue is not gone through for nothing.
+    /// The state that [`check`](Self::check) last found right, so that a long queue is not gone through for nothing.
     #[cfg(test)]
     checked: std::cell::Cell<[usize; 6]>,
 }
@@ -332,7 +332,7 @@ impl WriteQueue {
         self.frames.front().unwrap_or(&self.run).alike.len
     }
 
-    /// What is to be written, in pieces, from the start of the first.
+    /// All that is to be written, in pieces, from the start of the first.
     fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
         let tail = Some(Piece::Small(&self.tail)).filter(|_| !self.tail.is_empty());
         self.chunks.iter().map(Chunk::as_piece).chain(tail)
@@ -420,13 +420,13 @@ impl WriteQueue {
         self.urgent.len() - self.urgent_offset
     }
 
-    /// What counts against the watermarks: the bytes, and the overhead of each frame.
+    /// The charge against the watermarks: the bytes, and the overhead of each frame.
     #[inline]
     pub(crate) const fn cost(&self) -> usize {
         self.cost
     }
 
-    /// What the peer's own messages caused, charged like [`cost`](Self::cost).
+    /// The part of it that the peer's own messages caused, charged like [`cost`](Self::cost).
     #[inline]
     pub(crate) const fn caused(&self) -> usize {
         self.caused

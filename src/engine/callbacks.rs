@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl<H: Handler, N: Net> Engine<H, N> {
-    /// What a callback could do, between two turns.
+    /// The context of a callback, between two turns.
     pub(crate) fn context(&mut self) -> Context<'_, H::Protocol> {
         self.state.clock.set(self.sockets.net.now());
         self.cx()
@@ -48,7 +48,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         }
     }
 
-    /// What is done for a connection panicked.
+    /// Something that was done for a connection panicked.
     #[cold]
     pub(super) fn handle_panic(&mut self, id: ConnId, panic: &(dyn Any + Send)) {
         let text = panic_text(panic);

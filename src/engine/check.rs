@@ -1,4 +1,4 @@
-//! What tests ask of a loop, and what holds between two turns.
+//! Questions of tests to a loop, and the invariants between two turns.
 
 use super::Engine;
 use crate::{
@@ -13,7 +13,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         self.shared.mailbox.has_post()
     }
 
-    /// What keeps the loop from waiting.
+    /// The work that keeps the loop from waiting.
     pub(crate) fn work(&self) -> String {
         let State { work, fanouts, clock, listeners, .. } = &self.state;
         let due = clock.next_wake().is_some_and(|at| at <= clock.now());

@@ -14,7 +14,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         if slot.link.holds_output() || slot.phase == Phase::Open {
             return;
         }
-        // Who drains was up so far, and gets what was broadcast meanwhile.
+        // A draining connection was up so far, so it gets the broadcasts that were made meanwhile.
         self.state.catch_up(id);
         let Some(slot) = self.state.get_mut(id) else { return };
         if slot.link.holds_output() {

@@ -1,4 +1,4 @@
-//! What the system tells of sockets, and streams that the application brought.
+//! Readiness events, and streams that the application brought.
 
 use super::Engine;
 use crate::{
@@ -29,7 +29,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             slot.io.peers_end = slot.io.peers_end.max(PeersEnd::Told);
         }
         if !slot.phase.is_connected() {
-            // What has arrived is read when the connection is open; no other event will tell of it.
+            // Bytes that are here are read when the connection is open; no other event will tell of them.
             if slot.phase == Phase::Connecting && slot.is_dialled() {
                 self.state.serving.begin(id);
                 self.handle_connect(id);

@@ -26,7 +26,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         if !self.state.fanouts.is_empty() {
             self.state.fan_out();
         }
-        // What callbacks make dirty meanwhile is flushed in the next turn, which does not wait.
+        // Connections that callbacks make dirty meanwhile are flushed in the next turn, which does not wait.
         for _ in 0..self.state.work.amounts().dirty {
             let Some(slot) = self.state.work.pop_dirty() else { return };
             let Some(entry) = self.state.slots.at_mut(slot as usize) else { continue };

@@ -50,7 +50,7 @@ pub(crate) struct Engine<H: Handler, N: Net> {
     pub(crate) handler: H,
     pub(crate) state: LoopState<H::Protocol>,
     pub(crate) sockets: SocketTable<N>,
-    /// What handles have of the loop.
+    /// The part of the loop that handles share.
     pub(crate) shared: Arc<Shared<H::Protocol>>,
     /// How long to look for work before sleeping.
     spin: Spin,

@@ -38,7 +38,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
 
     /// The connection is up: the handler is told, and then what was kept for it is sent.
     pub(super) fn greeted(&mut self, id: ConnId) {
-        // What was broadcast in an earlier epoch comes behind what is kept since.
+        // Broadcasts of an earlier epoch come behind the messages that were kept since.
         self.state.catch_up(id);
         let board = &*self.state.board;
         let slots = &mut self.state.slots;

@@ -20,14 +20,14 @@ const BYTES_PER_TURN: usize = 256 * 1024;
 /// Messages handled of one connection in one turn, for the same reason where they are small.
 const MESSAGES_PER_TURN: usize = 1024;
 
-/// What is left of one connection's share of a turn.
+/// The rest of one connection's share of a turn.
 #[derive(Debug)]
 pub(super) struct Budget {
     bytes: usize,
     pub(super) messages: usize,
 }
 
-/// What one read found.
+/// The result of one read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
     /// So many bytes, and perhaps more behind them.
@@ -95,7 +95,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         self.after_read(id);
     }
 
-    /// What reading leaves to do: output of its own, a deadline, frames that wait.
+    /// Puts the connection on the lists for what reading left: output, and frames that wait.
     fn after_read(&mut self, id: ConnId) {
         let Some(slot) = self.state.get_mut(id) else { return };
         if slot.io.is_writable && slot.link.has_output() {
@@ -119,7 +119,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
                 budget.bytes -= count;
                 let now = self.state.clock.now();
                 let Some(slot) = self.state.get_mut(id) else { return Found::Broken };
-                // What is behind a short read is the end, if an event told of one.
+                // A short read has drained the socket, unless an event told of the peer's end behind it.
                 slot.io.is_readable =
                     !SHORT_READ_DRAINS || count == asked || slot.io.peers_end == PeersEnd::Told;
                 let received = slot.link.receive(reader, count, &slot.profile.config, now);
@@ -215,7 +215,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         }
     }
 
-    /// What a read says of the connection.
+    /// Notes the result of a read.
     #[inline]
     fn judge_read(&mut self, id: ConnId, result: io::Result<usize>) -> Found {
         let now = self.state.clock.now();
@@ -247,7 +247,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             0 => CloseReason::PeerClosed,
             received => CloseReason::PeerClosedMidFrame { received },
         };
-        // What draining was begun for before, the peer's goaway for one, stays the reason.
+        // The first reason stays: the peer's goaway, for one, with which draining began.
         if matches!(reason, CloseReason::PeerClosed) {
             self.state.drain(id, reason);
             self.state.end_calls(id);

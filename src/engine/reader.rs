@@ -6,7 +6,7 @@ use crate::core::{read_buffer::READ_CHUNK, spares::LARGE_FRAME};
 pub(crate) struct Reader {
     /// Room for the start of a frame that was kept, and one read behind it.
     pub(super) buf: Box<[u8]>,
-    /// What is read for a layer. Empty until there is one.
+    /// Bytes that are read for a layer. Empty until there is one.
     pub(super) wire: Vec<u8>,
 }
 

@@ -141,7 +141,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
 
     /// Tells the handler of a connection that never came up.
     fn tell_failure(&mut self, id: ConnId, reason: CloseReason, retry_in: Option<Duration>) {
-        // What the application itself ended has not failed.
+        // A connection that the application itself ended has not failed.
         if matches!(reason, CloseReason::Closed | CloseReason::Aborted | CloseReason::Stopped) {
             return;
         }

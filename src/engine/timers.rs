@@ -1,4 +1,4 @@
-//! What is due.
+//! Timers that are due.
 
 use super::Engine;
 use crate::{
@@ -65,7 +65,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
         if !slot.phase.is_connected() {
             return;
         }
-        // What the socket takes now was not taken sooner because of us: this step comes before the one
+        // If the socket takes bytes now, it was we who did not write sooner: this step comes before the one
         // that writes, and the loop may have been away. So nobody is judged before one more try.
         let before = slot.link.queued_cost();
         if before > 0 && slot.phase.is_writing() {

@@ -174,7 +174,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
             if net.now() >= until {
                 return Ok(Found::Nothing);
             }
-            // Whoever has something else to do on this core comes first; perhaps it is the peer.
+            // Other threads of this core come first; perhaps one of them is the peer.
             std::thread::yield_now();
         }
     }

@@ -26,7 +26,7 @@ use crate::{
     threads::mailbox::Wake,
 };
 
-/// What the reactor asks of the system.
+/// The seam: all that the reactor asks of the system.
 ///
 /// Nothing here blocks but [`poll`](Self::poll). `WouldBlock` and `Interrupted` mean what they mean
 /// in `std::io`. Readiness is edge-triggered: an event says that something changed, it may be
@@ -37,7 +37,7 @@ pub(crate) trait Net {
     /// A listening socket.
     type Listener;
 
-    /// What the clock showed at [`Moment::START`].
+    /// The clock's reading at [`Moment::START`].
     fn origin(&self) -> Instant;
 
     /// The time. Read once a turn.
@@ -46,7 +46,7 @@ pub(crate) trait Net {
     /// Random bits that nobody can foresee, or the same ones every time where the run is seeded.
     fn seed(&mut self) -> u64;
 
-    /// What rouses a sleeping [`poll`](Self::poll) from any thread, and is remembered if none sleeps.
+    /// Wakes a sleeping [`poll`](Self::poll) from any thread, and is remembered if none sleeps.
     fn waker(&self) -> Arc<dyn Wake>;
 
     /// Appends what became ready, waiting for up to `timeout` (`None`: for ever) until there is
@@ -140,17 +140,17 @@ pub(crate) enum BroughtListener {
     Simulated(sim::SimListener),
 }
 
-/// What a name is looked up for: a round of a dialled connection.
+/// Names a look-up: the connection that dials, and its round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ticket {
     pub(crate) conn: ConnId,
     pub(crate) round: u32,
 }
 
-/// What a name resolved to.
+/// The addresses of a name, or why it has none.
 pub(crate) type Addrs = io::Result<Vec<SocketAddr>>;
 
-/// What an event is about; given at registration and not read by the [`Net`].
+/// Names the subject of an event. Given at registration, and never read by the [`Net`].
 ///
 /// ```text
 /// a listener:    its number                      1
@@ -237,7 +237,7 @@ impl fmt::Debug for Event {
     }
 }
 
-/// What every stream socket gets.
+/// The options of every stream socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StreamOptions {
     pub(crate) nodelay: bool,
@@ -249,7 +249,7 @@ pub(crate) struct StreamOptions {
     pub(crate) receive_buffer: Option<usize>,
 }
 
-/// What a listening socket gets; its streams inherit or are given the rest.
+/// The options of a listening socket; its streams inherit or are given the rest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ListenOptions {
     pub(crate) backlog: u32,

@@ -30,7 +30,7 @@ const HANGS_AFTER: Duration = Duration::from_millis(300);
 /// The most threads, when look-ups hang. Each costs a stack, of which little is ever touched.
 const MOST_THREADS: usize = 64;
 
-/// What asks the system.
+/// The function that asks the system.
 type LookUp = dyn Fn(&str, u16) -> Addrs + Send + Sync;
 
 type Key = (String, u16);
@@ -41,7 +41,7 @@ pub(super) struct Resolver {
     answers: Receiver<(Ticket, Addrs)>,
 }
 
-/// What the resolver and its threads share.
+/// The state that the resolver and its threads share.
 struct Shared {
     lookups: Mutex<Lookups>,
     /// A look-up has ended.
@@ -58,13 +58,13 @@ struct Shared {
 /// *Invariant:* while names wait in the queue, a thread is idle or there are as many as may be.
 #[derive(Default)]
 struct Lookups {
-    /// Who wants to know, of each name that is looked up or waits.
+    /// The askers of each name that is looked up or waits.
     wanted: HashMap<Key, Vec<Ticket>>,
     /// Names that no thread has taken yet.
     queue: VecDeque<Key>,
     /// Threads that look nothing up: they take a name as soon as they may, or end.
     idle: usize,
-    /// What is looked up, by the count of look-ups before it, and since when.
+    /// The look-ups under way, by the count of look-ups before each, and since when.
     running: Vec<(u64, Instant)>,
     count: u64,
 }

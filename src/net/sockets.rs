@@ -8,7 +8,7 @@ use std::{
 use super::{BroughtListener, BroughtStream, ListenOptions, Net, StreamOptions, Ticket, Token};
 use crate::{ConnId, ListenerId};
 
-/// What a callback may ask of the system, whichever network is under it.
+/// The part of the system that a callback may use, whichever network is under it.
 pub(crate) trait Sockets {
     fn listen(
         &mut self,

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{Keepalive, moment::Moment, threads::mailbox::Wake};
 
-/// What mio's waker is registered under; no connection has it, and no listener but the 2³¹th where a
+/// The token of mio's waker; no connection has it, and no listener but the 2³¹th where a
 /// token has 32 bits.
 const WAKER: mio::Token = mio::Token(usize::MAX);
 
@@ -61,7 +61,7 @@ impl System {
         })
     }
 
-    /// What another loop can wait on.
+    /// The descriptor that another loop can wait on.
     #[cfg(unix)]
     pub(crate) fn raw_fd(&self) -> std::os::fd::RawFd {
         std::os::fd::AsRawFd::as_raw_fd(&self.poll)

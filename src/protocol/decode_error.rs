@@ -19,9 +19,9 @@ pub enum DecodeError {
     },
     /// The first bytes are not the format's magic number.
     BadMagic {
-        /// What stood there.
+        /// The bytes that stood there.
         found: u16,
-        /// What should have.
+        /// The bytes that should have.
         expected: u16,
     },
     /// `native`: no such kind of frame.
@@ -32,7 +32,7 @@ pub enum DecodeError {
     ReservedNotZero(u16),
     /// `native`: the first frame is not a hello.
     HelloMissing {
-        /// What came instead.
+        /// The kind that came instead.
         found: Kind,
     },
     /// `native`: a hello that is not the first frame.
@@ -67,7 +67,7 @@ pub enum DecodeError {
     LengthOutOfRange {
         /// The declared length.
         len: u64,
-        /// What the settings add to it.
+        /// The number that the settings add to it.
         adjustment: i64,
     },
     /// A request whose id is in flight already.
@@ -79,10 +79,10 @@ pub enum DecodeError {
     ),
     /// The protocol broke its contract: a frame of no bytes, or a body outside of its frame.
     Contract(
-        /// What it did.
+        /// The fault.
         &'static str,
     ),
-    /// What a protocol of the application says.
+    /// A fault that a protocol of the application found.
     Custom(
         /// The fault, as text.
         Cow<'static, str>,

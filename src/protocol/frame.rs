@@ -1,8 +1,8 @@
-//! What a frame says, and how frames belong together.
+//! Frames: their heads, their kinds, and how a reply finds its request.
 
 use std::ops::Range;
 
-/// What [`Protocol::decode`](super::Protocol::decode) found at the front of the bytes.
+/// The answer of [`Protocol::decode`](super::Protocol::decode) about the front of the bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Decoded<Id> {
@@ -11,7 +11,7 @@ pub enum Decoded<Id> {
     Need(usize),
     /// A frame, of which the body may not have arrived.
     Frame {
-        /// What the header says.
+        /// The fields of the header.
         head: Head<Id>,
         /// Where the body stands, counted from the front.
         body: Range<usize>,
@@ -33,10 +33,10 @@ impl<Id> Decoded<Id> {
     }
 }
 
-/// What a frame's header says, beside the length of its body.
+/// The fields of a frame's header, but for the length of its body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Head<Id> {
-    /// What the frame is.
+    /// The kind of the frame.
     pub kind: Kind,
     /// The correlation id.
     pub id: Id,
@@ -59,7 +59,7 @@ impl<Id> Head<Id> {
     }
 }
 
-/// What a frame is.
+/// The kind of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
@@ -110,7 +110,7 @@ pub enum Correlation {
     InOrder,
 }
 
-/// Who sends heartbeats.
+/// The side that sends heartbeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HeartbeatBy {

@@ -1,4 +1,4 @@
-//! What peers say of themselves before anything else.
+//! The hello: the limits that peers tell each other before anything else.
 
 /// The first frame in each direction of [`Native`](super::Native): what its sender accepts.
 ///

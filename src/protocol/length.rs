@@ -81,7 +81,7 @@ impl Length {
         self.header_len().saturating_sub(usize::from(self.field_bytes))
     }
 
-    /// What the field counts beside the bytes behind it.
+    /// The bytes that the field counts beside those behind it.
     fn counted(&self) -> u64 {
         if self.counts_header { u64::from(self.header_len) } else { 0 }
     }
@@ -91,7 +91,7 @@ impl Length {
         usize::from(self.skip.saturating_sub(self.header_len))
     }
 
-    /// What is written before a body.
+    /// The header that is written before a body.
     fn lead(&self) -> usize {
         usize::from(self.skip.max(self.header_len))
     }
@@ -265,7 +265,7 @@ impl LengthBuilder {
         self
     }
 
-    /// What is added to the field's value to get the bytes behind the field: -65535 to 65535.
+    /// The number that is added to the field's value to get the bytes behind the field: -65535 to 65535.
     /// Default: 0.
     ///
     /// Above 0 every frame has at least that many bytes behind the field; a shorter body is filled

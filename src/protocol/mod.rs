@@ -1,4 +1,4 @@
-//! What turns bytes into frames and back.
+//! Wire formats: bytes into frames, and back.
 //!
 //! A [`Protocol`] knows one wire format and nothing else: it sees slices, never a socket, a queue
 //! or a clock. Everything above it (calls, heartbeats, limits, backpressure) works for any type
@@ -111,7 +111,7 @@ pub use tcpstream::Tcpstream;
 /// # Ok::<(), DecodeError>(())
 /// ```
 pub trait Protocol: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
-    /// What ties a reply to its request on the wire.
+    /// The id that ties a reply to its request on the wire.
     type Id: Copy + Eq + Hash + fmt::Debug + Send + 'static;
 
     /// The name on the command line and in logs.
@@ -183,7 +183,7 @@ pub trait Protocol: Clone + PartialEq + fmt::Debug + Send + Sync + 'static {
         matches!(self.correlation(), Correlation::ByKind | Correlation::InOrder)
     }
 
-    /// Who sends heartbeats. Default: nobody.
+    /// The side that sends heartbeats. Default: nobody.
     fn heartbeat(&self) -> HeartbeatBy {
         HeartbeatBy::Nobody
     }

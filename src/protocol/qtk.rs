@@ -215,7 +215,7 @@ const fn sign_of(kind: Kind) -> u8 {
     }
 }
 
-/// What the header says, once its fields are read.
+/// The fields of a header.
 #[inline]
 fn frame<const N: usize>(
     kind: Kind,

@@ -5,7 +5,7 @@ use crate::{ConnId, error::CloseReason};
 /// Told that a dialled connection is up (`None`), or why it failed.
 pub(crate) type Awaiter = Box<dyn FnOnce(Option<CloseReason>) + Send>;
 
-/// Who waits for a dialled connection to be up, or to fail.
+/// Waiters for a dialled connection to be up, or to fail.
 #[derive(Default)]
 pub(crate) struct Awaiters(Vec<(ConnId, Awaiter)>);
 

@@ -2,9 +2,9 @@
 
 use crate::{ConnId, error::CallError};
 
-/// Who waits for the end of a call.
+/// A waiter for the end of a call.
 pub(crate) trait AwaitsEnd: Sized {
-    /// The call has ended without a reply. Who waits on another thread hears of it here and now. Who is to
+    /// The call has ended without a reply. A waiter on another thread hears of it here and now. One that is to
     /// be told with the handler at hand is given back, and the loop does that when it is.
     fn end(self, error: CallError) -> Option<(Self, CallError)>;
 }

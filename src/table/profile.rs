@@ -8,7 +8,7 @@ use std::{
 
 use crate::{config::Config, protocol::Protocol};
 
-/// What connections that were made alike share.
+/// The protocol and settings of connections that were made alike.
 #[derive(Debug)]
 pub(crate) struct Profile<P> {
     pub(crate) protocol: P,

@@ -1,4 +1,4 @@
-//! Who is being served now.
+//! The connection that is being served now.
 
 use crate::ConnId;
 
@@ -6,9 +6,9 @@ use crate::ConnId;
 /// whom that costs, and what is to be given back.
 #[derive(Debug)]
 pub(crate) struct Serving<Id> {
-    /// What panics now costs this one, and no other.
+    /// A panic now costs this one, and no other.
     conn: Option<ConnId>,
-    /// What the command that is being run has reserved on the board, and not given back.
+    /// The room on the board that the running command has reserved, and not given back.
     charged: Option<(ConnId, usize)>,
     /// The connection of which a message is being handled, and causes what is sent to it meanwhile.
     handling: Option<ConnId>,

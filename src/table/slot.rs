@@ -1,6 +1,6 @@
-//! What the loop holds for one connection.
+//! The loop's own state of one connection.
 //!
-//! What belongs to a socket is made anew with the socket ([`Readiness`]), what belongs to an epoch with
+//! State of a socket is made anew with the socket ([`Readiness`]), state of an epoch with
 //! the epoch ([`Epoch`]). So nothing has to be reset by hand when a connection is dialled again.
 
 use std::{
@@ -50,7 +50,7 @@ pub(crate) enum Phase {
     Open,
     /// No new work; what is in flight finishes.
     Draining,
-    /// What is queued is written.
+    /// The queue is written.
     Closing,
     /// All was written and the peer told; its end is awaited so that nothing is lost on the way.
     Lingering,
@@ -71,13 +71,13 @@ pub(crate) struct Slot<P: Protocol, W> {
     pub(crate) listener: Option<ListenerId>,
     /// The one timer of all deadlines of the connection, and when it fires.
     pub(crate) watch: Option<(TimerKey, Moment)>,
-    /// What the board was last told.
+    /// The state that was last published on the board.
     pub(crate) published: Published,
     pub(crate) own: Option<Box<Own>>,
     pub(crate) dial: Option<Box<Dial<P::Id>>>,
 }
 
-/// What is known of one socket. It ends with the socket.
+/// The readiness of one socket. It ends with the socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Readiness {
     /// There may be something to read: an event said so, and no read has found the opposite.
@@ -118,7 +118,7 @@ pub(crate) struct Lists {
     pub(crate) is_ended: bool,
 }
 
-/// What is known of one epoch, or of one round of dialling. It ends with it.
+/// The state of one epoch, or of one round of dialling. It ends with it.
 #[derive(Debug, Default)]
 pub(crate) struct Epoch {
     /// Counts the times that the connection was up; 0: not yet.
@@ -129,7 +129,7 @@ pub(crate) struct Epoch {
     pub(crate) is_above_high: bool,
     /// It is up, and not all that was kept for it is queued yet: what is sent has to wait behind that.
     pub(crate) has_backlog: bool,
-    /// What is known of its end; the first that is told of it counts.
+    /// Its end, once that is known; the first reason counts.
     end: Option<Box<End>>,
 }
 
@@ -193,7 +193,7 @@ struct End {
     cut_calls: u32,
 }
 
-/// What the handler knows of an epoch.
+/// The last callback of an epoch that the handler was given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Told {
     #[default]
@@ -204,7 +204,7 @@ pub(crate) enum Told {
     End,
 }
 
-/// What the application keeps with a connection.
+/// State that the application keeps with a connection.
 #[derive(Default)]
 pub(crate) struct Own {
     pub(crate) data: Option<Box<dyn Any + Send>>,

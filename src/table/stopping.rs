@@ -4,7 +4,7 @@ use std::{collections::VecDeque, time::Duration};
 
 use crate::{CloseReport, DrainReport, ListenerId, id::TimerKey, moment::Moment};
 
-/// What stops, and what that has come to so far.
+/// Listeners and reactors that are stopping, and their reports so far.
 #[derive(Debug)]
 pub(crate) struct Stopping {
     phase: StopPhase,
@@ -69,7 +69,7 @@ impl Stopping {
         self.timeout
     }
 
-    /// What stopping came to so far.
+    /// The report of stopping, so far.
     pub(crate) const fn report(&self) -> DrainReport {
         self.report
     }
@@ -97,7 +97,7 @@ impl Stopping {
         self.alarm = alarm;
     }
 
-    /// What is left is dropped.
+    /// The rest is dropped.
     pub(crate) fn cut(&mut self) {
         self.alarm = None;
         self.sweeps.clear();

@@ -1,4 +1,4 @@
-//! What the steps of the turn find to do.
+//! The work lists of the turn's steps.
 
 use std::collections::VecDeque;
 

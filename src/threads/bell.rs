@@ -124,7 +124,7 @@ mod tests {
         while !cells.iter().all(|cell| cell.is_listened_for()) {
             thread::yield_now();
         }
-        // Who listens holds the door until it waits.
+        // The listener holds the lock until it waits.
         drop(lock(&bell.door));
         threads
     }

@@ -1,4 +1,4 @@
-//! What other threads may know of a connection without asking the loop.
+//! The board: the state of each connection, for other threads to see without asking the loop.
 //!
 //! One entry a slot, so that a [`Handle`](crate::Handle) can refuse at once what could not be
 //! sent: to a connection that is gone, or whose queue is full. The loop writes the state; what is
@@ -8,7 +8,7 @@
 //! used = what the loop holds queued, as last published + what was posted and not yet taken
 //! ```
 //!
-//! What a post reserved is given back in the same step that publishes what became of it. So it is
+//! The room that a post reserved is given back in the same step that publishes what became of it. So it is
 //! never counted as nothing in between, and a turn does not admit a second watermark's worth.
 
 use std::sync::OnceLock;
@@ -77,7 +77,7 @@ const FULL: u64 = 2;
 const DOWN: u64 = 4;
 /// It drains.
 const LEAVING: u64 = 64;
-/// What the loop says of the link.
+/// The state of a connection, as the loop published it.
 const LINK: u64 = OPEN | FULL | DOWN | LEAVING;
 /// The strictest end that was asked for: none, or one more than the [`CloseMode`].
 const ENDS: u64 = 3 << ENDS_SHIFT;
@@ -87,16 +87,16 @@ const HELD: u64 = 32;
 /// Where flags are.
 const FLAGS: u64 = 0xFF;
 
-/// What an entry keeps of the id of its connection: all but the slot, which found the entry.
+/// The id of the connection without its slot, which is the entry's own.
 const fn stamp(id: ConnId) -> u64 {
     (id.generation() as u64) << 32 | (id.reactor() as u64) << 8
 }
 
-/// What the loop says of a connection.
+/// The loop's last word on a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Published {
     link: LinkState,
-    /// What is queued, in bytes with overhead.
+    /// Bytes queued, overhead included.
     queued: i64,
 }
 
@@ -285,7 +285,7 @@ impl Board {
         self.reactor.get()
     }
 
-    /// What is queued and posted.
+    /// Bytes queued and posted.
     #[cfg(test)]
     pub(crate) fn used(&self, slot: u32) -> i64 {
         self.entry(slot).map_or(0, |entry| entry.used.load(Ordering::Relaxed))

@@ -58,7 +58,7 @@ impl Step {
     }
 }
 
-/// Who is to be roused.
+/// The waiter that is to be woken.
 #[derive(Debug)]
 enum Sleeper {
     Nobody,

@@ -17,7 +17,7 @@ pub(crate) trait Wake: Send + Sync {
     fn wake(&self);
 }
 
-/// What waits for the loop.
+/// The posts that wait for the loop.
 pub(crate) struct Mailbox<T> {
     queue: Mutex<Queue<T>>,
     /// The length of the queue, for a look without the lock.

@@ -1,4 +1,4 @@
-//! What threads share: the commands that they post, what they know of connections, where they wait.
+//! State that threads share: the commands that they post, the board of connections, the places to wait.
 //!
 //! - [`mailbox`]: the commands for the loop, and the wake;
 //! - [`board`]: how each connection is, and how much room it has; [`number`]: whose they are;

@@ -56,7 +56,7 @@ impl Drop for ReactorNumber {
     }
 }
 
-/// Who holds what.
+/// The holders of the numbers.
 #[derive(Debug)]
 struct Registry {
     holders: [u32; NUMBERS],

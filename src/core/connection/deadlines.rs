@@ -1,4 +1,4 @@
-//! What must have happened by when.
+//! The deadlines of a connection, and their consequences.
 
 use super::{Connection, Overdue};
 use crate::{

@@ -1,4 +1,4 @@
-//! What arrives: where bytes go, which whole frames they are, and what each frame is.
+//! The way in: the room for bytes, the frames in them, and the meaning of each frame.
 
 use std::time::Duration;
 
@@ -64,7 +64,7 @@ impl<Id> Received<'_, Id> {
 #[derive(Debug)]
 pub(crate) struct Input<'a, Id> {
     rest: &'a [u8],
-    /// What is known of the front of `rest`.
+    /// The state of the frame at the front of `rest`, where it is known.
     front: Option<Front<Id>>,
     /// Whether a frame was taken.
     has_begun: bool,
@@ -77,8 +77,8 @@ impl<'a, Id: Copy> Input<'a, Id> {
         self.rest.is_empty()
     }
 
-    /// What is known of the frame at the front, as the decoder would answer; `None`: it has to be asked. To be
-    /// looked at once, before the first frame is decoded.
+    /// The decoder's answer about the frame at the front, if it was asked before. Taken once, before the
+    /// first frame is decoded.
     #[inline]
     pub(crate) fn known(&mut self) -> Option<Decoded<Id>> {
         match self.front.take()? {
@@ -113,7 +113,7 @@ impl<'a, Id: Copy> Input<'a, Id> {
     }
 }
 
-/// What a whole frame is.
+/// The meaning of a whole frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Incoming {
     /// A message that the format does not mark as a request.

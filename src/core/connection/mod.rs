@@ -70,22 +70,22 @@ pub(crate) struct Connection<P: Protocol, W, D> {
     protocol: P,
     read: ReadBuffer<P::Id>,
     out: Option<Box<WriteQueue>>,
-    /// What lies between the socket and the frames; `None`: nothing.
+    /// The layer between the socket and the frames, if there is one.
     layer: Option<Box<Layered>>,
-    /// What only a connection with calls has.
+    /// State that only a connection with calls has.
     talk: Option<Box<Talk<P::Id, W, D>>>,
     salt: u64,
     pushes: u64,
 
     greeting: Greeting,
     role: Role,
-    /// What is charged beside the queue: answers that wait for those before them, and what the layer
+    /// The charge beside the queue: answers that wait for those before them, and bytes that the layer
     /// holds of its own. A copy, for the limits that are looked at with every message. Up to 4 GiB, to be
     /// small.
     charged_beside: u32,
     /// The last request of the peer's that is handled.
     last_request: Option<P::Id>,
-    /// What only a connection that comes to its end has.
+    /// State that only a connection has that comes to its end.
     farewell: Option<Box<Farewell<P::Id>>>,
     heartbeat: Heartbeat,
     intake: Intake,
@@ -93,7 +93,7 @@ pub(crate) struct Connection<P: Protocol, W, D> {
     counts: Counts,
 }
 
-/// What a connection counts.
+/// The counters of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) messages_in: u64,
@@ -126,7 +126,7 @@ pub(crate) struct NewCall<W> {
     pub(crate) waiter: W,
 }
 
-/// What a deadline that has passed asks for.
+/// The consequence of a deadline that has passed.
 #[derive(Debug)]
 pub(crate) enum Overdue {
     /// The peer is not there, or takes nothing: drop the connection.
@@ -137,7 +137,7 @@ pub(crate) enum Overdue {
     Leave,
 }
 
-/// What the peer answered to a call that failed.
+/// The peer's answer to a call that failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RemoteError {
     pub(crate) code: u32,
@@ -204,7 +204,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         &self.protocol
     }
 
-    /// What was counted so far.
+    /// The counters so far.
     pub(crate) const fn counts(&self) -> Counts {
         self.counts
     }

@@ -1,4 +1,4 @@
-//! What is sent: frames into the write queue, and bytes from there to the wire.
+//! The way out: frames into the write queue, and bytes from there to the wire.
 
 use std::io::{self, IoSlice};
 
@@ -129,12 +129,12 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         }
     }
 
-    /// What is charged beside the queue has changed.
+    /// The charge beside the queue has changed.
     pub(super) fn note_charges(&mut self) {
         self.charged_beside = u32::try_from(self.cost_beside()).unwrap_or(u32::MAX);
     }
 
-    /// What answers are charged that wait for those before them, and what the layer holds of its own.
+    /// The charge of answers that wait for those before them, and of the layer's own bytes.
     fn cost_beside(&self) -> usize {
         self.held().cost() + self.layer.as_ref().map_or(0, |layer| layer.cost())
     }
@@ -195,7 +195,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         matches!(self.protocol.correlation(), Correlation::ByKind | Correlation::InOrder)
     }
 
-    /// What a message is called on this protocol.
+    /// The kind of a message that nobody answers, on this protocol.
     pub(crate) fn push_kind(&self) -> Kind {
         if self.has_kinds() { Kind::Push } else { Kind::Plain }
     }
@@ -281,7 +281,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         }
     }
 
-    /// What waits to be written has this time anew.
+    /// The time for the bytes that wait to be written begins anew.
     pub(super) fn restart_stall(&mut self, now: Moment) {
         match (&mut self.layer, &mut self.out) {
             (Some(layer), _) => layer.stalled_since = Some(now),
@@ -355,7 +355,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         self.intake.is_choked()
     }
 
-    /// What is queued, and answers that wait for others, overhead included.
+    /// The charge of all that is queued: frames, answers that wait for others, the layer's own bytes.
     #[inline]
     pub(crate) fn queued_cost(&self) -> usize {
         self.out.as_ref().map_or(0, |queue| queue.cost()) + self.charged_beside as usize

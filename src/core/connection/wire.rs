@@ -60,8 +60,8 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         count
     }
 
-    /// What was received was handled. A record that has begun has its time, as a frame has: whether that
-    /// is a deadline that was not there before.
+    /// The frames that were received are handled. A record that has begun has its time, as a frame has;
+    /// returns whether that is a new deadline.
     pub(crate) fn note_record(&mut self, now: Moment) -> bool {
         let Some(layer) = &self.layer else { return false };
         if !layer.is_up() || !self.read.is_empty() {

@@ -1,6 +1,6 @@
-//! What the queue knows of the frames in it.
+//! The queue's records of the frames in it.
 
-/// What every queued frame is charged beside its bytes, so that empty messages cost too.
+/// The charge of every queued frame beside its bytes, so that empty messages cost, too.
 pub(crate) const FRAME_OVERHEAD: usize = 32;
 
 /// Frames that are alike, in a row, as an echo and a broadcast have them.
@@ -10,7 +10,7 @@ pub(super) struct Frames {
     pub(super) count: usize,
 }
 
-/// What the queue knows of a frame.
+/// The queue's record of a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Frame {
     pub(super) len: usize,
@@ -37,7 +37,7 @@ impl Frame {
         }
     }
 
-    /// What it is charged, an original aside.
+    /// Its charge, an original aside.
     pub(super) const fn cost(&self) -> usize {
         self.len + FRAME_OVERHEAD
     }
@@ -49,7 +49,7 @@ impl Frame {
     }
 }
 
-/// What a queued frame is to the application.
+/// The meaning of a queued frame for the application.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum What {
     /// No message of its own.

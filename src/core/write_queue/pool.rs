@@ -15,7 +15,7 @@ pub(crate) struct QueuePool {
 }
 
 impl QueuePool {
-    /// What the queues that are kept may come to together, in bytes.
+    /// The most bytes that all kept queues hold together.
     const MOST_BYTES: usize = 8 * 1024 * 1024;
 
     pub(crate) fn take(&mut self) -> Box<WriteQueue> {

@@ -1,4 +1,4 @@
-//! What was not sent, to be handed back.
+//! Unsent messages, to be handed back.
 
 use std::{borrow::Cow, iter, mem};
 

@@ -1,4 +1,4 @@
-//! What the system is shown, and what it has taken.
+//! The queue towards the system: the slices that it is shown, and the bytes that it took.
 
 use std::{io::IoSlice, mem};
 
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::core::spares::Spares;
 
-/// What [`WriteQueue::advance`] finished.
+/// The messages that [`WriteQueue::advance`] finished.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Written {
     /// Messages whose last byte was written.
