@@ -18,14 +18,14 @@ use std::{
 
 use common::{TIMEOUT, echo, now};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use longhaul::{Client, protocol::Any};
+use longhaul::{Client, protocol::AnyProtocol};
 use tokio::runtime::{Builder, Runtime};
 
 const CALLERS: [u64; 3] = [1, 8, 64];
 const BODY: [u8; 64] = [b'x'; 64];
 
 /// `count` calls, shared out among threads that block.
-fn from_threads(client: &Client<Any>, threads: u64, count: u64) -> Duration {
+fn from_threads(client: &Client<AnyProtocol>, threads: u64, count: u64) -> Duration {
     let barrier = Barrier::new(usize::try_from(threads).expect("a few") + 1);
     thread::scope(|scope| {
         let callers: Vec<_> = (0..threads)
@@ -50,7 +50,12 @@ fn from_threads(client: &Client<Any>, threads: u64, count: u64) -> Duration {
 }
 
 /// `count` calls, shared out among tasks of one thread.
-fn from_tasks(runtime: &Runtime, client: &Arc<Client<Any>>, tasks: u64, count: u64) -> Duration {
+fn from_tasks(
+    runtime: &Runtime,
+    client: &Arc<Client<AnyProtocol>>,
+    tasks: u64,
+    count: u64,
+) -> Duration {
     runtime.block_on(async {
         let began = now();
         let callers: Vec<_> = (0..tasks)
@@ -77,7 +82,7 @@ const fn share(count: u64, among: u64, number: u64) -> u64 {
 }
 
 fn calls(c: &mut Criterion) {
-    let (_server, client) = echo(Any::default());
+    let (_server, client) = echo(AnyProtocol::default());
     let client = Arc::new(client);
     let runtime = Builder::new_current_thread().build().expect("a small runtime");
     let mut group = c.benchmark_group("calls");

@@ -13,7 +13,7 @@ use std::hint::black_box;
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use longhaul::protocol::{
-    Any, Decoded, Head, Kind, Length, Native, Protocol, Qtk2, Qtk3, Tcpstream,
+    AnyProtocol, Decoded, Head, Kind, Length, Native, Protocol, Qtk2, Qtk3, Tcpstream,
 };
 
 const SIZES: [usize; 5] = [16, 64, 1024, 8 * 1024, 64 * 1024];
@@ -89,7 +89,7 @@ fn formats(c: &mut Criterion) {
     macro_rules! each {
         ($does:ident) => {
             $does(c, "native", Native);
-            $does(c, "any", Any::from(Native));
+            $does(c, "any", AnyProtocol::from(Native));
             $does(c, "tcpstream", Tcpstream);
             $does(c, "qtk3", Qtk3);
             $does(c, "qtk2", Qtk2);

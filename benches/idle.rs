@@ -21,7 +21,7 @@ use common::Crowd;
 use criterion::{BenchmarkId, Criterion, criterion_group};
 use longhaul::{
     Config,
-    protocol::{Any, Head, Length, NoId, Protocol},
+    protocol::{AnyProtocol, Head, Length, NoId, Protocol},
 };
 
 fn idle(c: &mut Criterion) {
@@ -32,7 +32,7 @@ fn idle(c: &mut Criterion) {
             b.iter(|| crowd.reactor.turn(Some(Duration::ZERO)).expect("the poll works"));
         });
 
-        let protocol = Any::from(Length::default());
+        let protocol = AnyProtocol::from(Length::default());
         let listening = crowd.reactor.listen_with("127.0.0.1:0", &protocol, &Config::new());
         let mut stream =
             TcpStream::connect(listening.expect("loopback has a free port").1).expect("it listens");

@@ -15,7 +15,7 @@ use std::{hint::black_box, time::Duration};
 use common::{Echo, TIMEOUT, echo, now};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use longhaul::{
-    Conn, ConnId, Handler, Message, PendingCall, Reactor, ReactorBuilder, protocol::Any,
+    Conn, ConnId, Handler, Message, PendingCall, Reactor, ReactorBuilder, protocol::AnyProtocol,
 };
 
 const PROTOCOLS: [&str; 4] = ["native", "tcpstream", "qtk3", "qtk2"];
@@ -39,7 +39,7 @@ fn call(c: &mut Criterion) {
 /// What does a call cost when many are in flight?
 fn pipelined(c: &mut Criterion) {
     const DEPTH: u64 = 256;
-    let (_server, client) = echo(Any::default());
+    let (_server, client) = echo(AnyProtocol::default());
     let mut group = c.benchmark_group("pipelined");
     group.throughput(Throughput::Elements(DEPTH));
     group.bench_function("256 calls of 64 bytes", |b| {
@@ -57,7 +57,7 @@ fn pipelined(c: &mut Criterion) {
 /// What does a message cost, by how many are under way?
 fn messages(c: &mut Criterion) {
     let mut group = c.benchmark_group("messages");
-    for name in Any::NAMES {
+    for name in AnyProtocol::NAMES {
         let mut ends = Ends::new(name.parse().expect("a protocol of ours"));
         for depth in [1, 16, 256] {
             group.throughput(Throughput::Elements(depth as u64));
@@ -82,16 +82,16 @@ struct Counter {
 }
 
 impl Handler for Counter {
-    type Protocol = Any;
+    type Protocol = AnyProtocol;
 
-    fn on_message(&mut self, _: &mut Conn<'_, Any>, msg: Message<'_, Any>) {
+    fn on_message(&mut self, _: &mut Conn<'_, AnyProtocol>, msg: Message<'_, AnyProtocol>) {
         black_box(msg.body());
         self.received += 1;
     }
 }
 
 impl Ends {
-    fn new(protocol: Any) -> Self {
+    fn new(protocol: AnyProtocol) -> Self {
         let builder = ReactorBuilder::new(protocol);
         let mut server = builder.clone().build(Echo).expect("the system has a descriptor left");
         let (_, addr) = server.listen("127.0.0.1:0").expect("loopback has a free port");

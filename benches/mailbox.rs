@@ -22,7 +22,7 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use longhaul::{
     Error, ReactorBuilder, SendError,
     bench::{Batch, Mailbox},
-    protocol::Any,
+    protocol::AnyProtocol,
 };
 
 const THREADS: [u64; 4] = [1, 2, 4, 8];
@@ -68,8 +68,9 @@ const fn as_f64(count: u64) -> f64 {
 
 fn post(c: &mut Criterion) {
     let mut group = c.benchmark_group("post");
-    let mut reactor =
-        ReactorBuilder::new(Any::default()).build(Echo).expect("the system has a descriptor left");
+    let mut reactor = ReactorBuilder::new(AnyProtocol::default())
+        .build(Echo)
+        .expect("the system has a descriptor left");
     let handle = reactor.handle();
     let the_loop = thread::spawn(move || reactor.run());
     for threads in THREADS {

@@ -163,7 +163,7 @@ fn run(args: Args) -> anyhow::Result<bool> {
     let first = builder.connect_with(server.addr(), side_of_clients)?;
     // The others are guests of its reactor, and of its handler.
     let others: Result<Vec<_>, _> = (1..args.clients)
-        .map(|_| Client::connect_on(&first.handle(), server.addr(), &Native, &config))
+        .map(|_| Client::connect_on_with(&first.handle(), server.addr(), &Native, &config))
         .collect();
 
     let total = args.clients * args.calls;

@@ -19,12 +19,13 @@ use std::{
 use anyhow::{Context as _, Result};
 use args::Options;
 use longhaul::{
-    Audience, CloseReport, Config, Conn, Handler, Message, Reactor, ReactorBuilder, protocol::Any,
+    Audience, CloseReport, Config, Conn, Handler, Message, Reactor, ReactorBuilder,
+    protocol::AnyProtocol,
 };
 
 struct Args {
     listen: String,
-    protocol: Any,
+    protocol: AnyProtocol,
     /// How many bytes may wait for a reader.
     hard_limit: usize,
 }
@@ -33,7 +34,7 @@ impl Args {
     fn read() -> Self {
         let mut args = Self {
             listen: "127.0.0.1:7002".to_owned(),
-            protocol: Any::default(),
+            protocol: AnyProtocol::default(),
             hard_limit: 256 * 1024,
         };
         Options::new("A chat server with rooms and names")
@@ -62,7 +63,7 @@ struct Guest {
 /// Nothing to keep: who is where is known by the connections and their groups.
 struct Chat;
 
-type Link<'a> = Conn<'a, Any>;
+type Link<'a> = Conn<'a, AnyProtocol>;
 
 impl Chat {
     /// Tells everyone in the guest's room.
@@ -106,7 +107,7 @@ impl Chat {
 }
 
 impl Handler for Chat {
-    type Protocol = Any;
+    type Protocol = AnyProtocol;
 
     fn on_connect(&mut self, conn: &mut Link<'_>) {
         let name = format!("guest-{}", conn.id());
@@ -115,7 +116,7 @@ impl Handler for Chat {
         Self::announce(conn, &format!("* {name} came"));
     }
 
-    fn on_message(&mut self, conn: &mut Link<'_>, msg: Message<'_, Any>) {
+    fn on_message(&mut self, conn: &mut Link<'_>, msg: Message<'_, AnyProtocol>) {
         let text = msg.text();
         let (command, rest) = text.split_once(' ').unwrap_or((&text, ""));
         match (command, rest.trim()) {

@@ -28,7 +28,7 @@ use args::{Options, Seconds};
 use longhaul::{
     Bytes, CallError, Config, Conn, Context, Error, Handler, ListenerId, Message, ReactorBuilder,
     Reply, Responder, Timer, TimerId,
-    protocol::{Any, Qtk3},
+    protocol::{AnyProtocol, Qtk3},
 };
 
 /// Echoes and delayed echoes, and the client that asks for them.
@@ -37,7 +37,7 @@ struct Demo {
     began: Instant,
     /// The listener whose connections get their echo late.
     late: Option<ListenerId>,
-    waiting: HashMap<TimerId, (Responder<Any>, Bytes)>,
+    waiting: HashMap<TimerId, (Responder<AnyProtocol>, Bytes)>,
     /// What came back, and after what time.
     echoes: Vec<(String, Duration)>,
     failure: Option<String>,
@@ -45,7 +45,7 @@ struct Demo {
 
 impl Demo {
     /// Dials both servers, once they listen.
-    fn begin(&mut self, cx: &mut Context<'_, Any>) -> Result<(), Error> {
+    fn begin(&mut self, cx: &mut Context<'_, AnyProtocol>) -> Result<(), Error> {
         let (_, echo) = cx.listen("127.0.0.1:0")?;
         let (late, delayed_echo) = cx.listen("127.0.0.1:0")?;
         self.late = Some(late);
@@ -56,7 +56,7 @@ impl Demo {
         Ok(())
     }
 
-    fn on_echo(&mut self, conn: &mut Conn<'_, Any>, echo: Result<Reply<'_>, CallError>) {
+    fn on_echo(&mut self, conn: &mut Conn<'_, AnyProtocol>, echo: Result<Reply<'_>, CallError>) {
         match echo {
             Ok(reply) => {
                 let time = self.began.elapsed();
@@ -72,16 +72,16 @@ impl Demo {
 }
 
 impl Handler for Demo {
-    type Protocol = Any;
+    type Protocol = AnyProtocol;
 
-    fn on_start(&mut self, cx: &mut Context<'_, Any>) {
+    fn on_start(&mut self, cx: &mut Context<'_, AnyProtocol>) {
         if let Err(error) = self.begin(cx) {
             self.failure = Some(error.to_string());
             cx.stop();
         }
     }
 
-    fn on_connect(&mut self, conn: &mut Conn<'_, Any>) {
+    fn on_connect(&mut self, conn: &mut Conn<'_, AnyProtocol>) {
         if conn.is_dialled() {
             let patience = self.delay + Duration::from_secs(10);
             let text = format!("hello from {}", conn.id());
@@ -92,7 +92,7 @@ impl Handler for Demo {
         }
     }
 
-    fn on_message(&mut self, conn: &mut Conn<'_, Any>, msg: Message<'_, Any>) {
+    fn on_message(&mut self, conn: &mut Conn<'_, AnyProtocol>, msg: Message<'_, AnyProtocol>) {
         if conn.listener() != self.late {
             let _ = conn.reply(&msg, &msg);
         } else if let Ok(responder) = conn.defer(&msg) {
@@ -101,7 +101,7 @@ impl Handler for Demo {
         }
     }
 
-    fn on_timer(&mut self, _: &mut Context<'_, Any>, timer: Timer) {
+    fn on_timer(&mut self, _: &mut Context<'_, AnyProtocol>, timer: Timer) {
         if let Some((responder, body)) = self.waiting.remove(&timer.id) {
             let _ = responder.reply(body); // an error says that its client has gone
         }
@@ -111,12 +111,13 @@ impl Handler for Demo {
 struct Args {
     /// How long the delayed echo takes.
     delay: Seconds,
-    protocol: Any,
+    protocol: AnyProtocol,
 }
 
 impl Args {
     fn read() -> Self {
-        let mut args = Self { delay: Seconds(Duration::from_secs(3)), protocol: Any::Qtk3(Qtk3) };
+        let mut args =
+            Self { delay: Seconds(Duration::from_secs(3)), protocol: AnyProtocol::Qtk3(Qtk3) };
         Options::new("Says hello to a server that echoes at once, and to one that takes its time")
             .value(
                 "--delay <SECS>",

@@ -25,7 +25,7 @@ use args::{Options, Seconds};
 use longhaul::{
     Addr, Bytes, CallError, ClientBuilder, Config, Conn, ConnId, Context, Handler, Message,
     ReactorBuilder, Responder, Stats, Tagged, Timer,
-    protocol::{Any, Kind},
+    protocol::{AnyProtocol, Kind},
 };
 
 /// Sends back what it gets, and tells once a second how much, while there is traffic.
@@ -44,7 +44,7 @@ struct Echo {
 /// An answer that waits for its timer.
 enum Delayed {
     Push(ConnId, Tagged<Bytes>),
-    Answer(Responder<Any>, Bytes),
+    Answer(Responder<AnyProtocol>, Bytes),
 }
 
 /// What a timer is for.
@@ -54,7 +54,7 @@ const ANSWER: u64 = 1;
 impl Echo {
     /// Answers, at once or when its time has come. An error would say why nothing was queued; the peer
     /// learns it from its connection, which closes.
-    fn answer(&mut self, conn: &mut Conn<'_, Any>, msg: Message<'_, Any>) {
+    fn answer(&mut self, conn: &mut Conn<'_, AnyProtocol>, msg: Message<'_, AnyProtocol>) {
         let is_push = msg.kind() == Kind::Push;
         if self.delay.is_zero() {
             // The message is its own answer: id, tag and body are the same.
@@ -74,7 +74,7 @@ impl Echo {
         conn.cx().set_timer(self.delay, ANSWER); // it outlives the connection
     }
 
-    fn answer_next(&mut self, cx: &mut Context<'_, Any>) {
+    fn answer_next(&mut self, cx: &mut Context<'_, AnyProtocol>) {
         match self.delayed.pop_front() {
             Some(Delayed::Push(id, body)) => {
                 let _ = cx.conn(id).map(|mut conn| conn.send(body));
@@ -94,9 +94,9 @@ impl Echo {
 }
 
 impl Handler for Echo {
-    type Protocol = Any;
+    type Protocol = AnyProtocol;
 
-    fn on_message(&mut self, conn: &mut Conn<'_, Any>, msg: Message<'_, Any>) {
+    fn on_message(&mut self, conn: &mut Conn<'_, AnyProtocol>, msg: Message<'_, AnyProtocol>) {
         self.answer(conn, msg);
         if !self.is_quiet && !self.is_line_due {
             self.is_line_due = true;
@@ -104,7 +104,7 @@ impl Handler for Echo {
         }
     }
 
-    fn on_timer(&mut self, cx: &mut Context<'_, Any>, timer: Timer) {
+    fn on_timer(&mut self, cx: &mut Context<'_, AnyProtocol>, timer: Timer) {
         if timer.token == ANSWER {
             return self.answer_next(cx);
         }
@@ -127,7 +127,7 @@ fn unless_zero(time: Duration) -> Option<Duration> {
 
 struct Args {
     listen: String,
-    protocol: Any,
+    protocol: AnyProtocol,
     max_body: usize,
     /// How long every answer waits.
     delay: Seconds,
@@ -143,7 +143,7 @@ impl Args {
     fn read() -> Self {
         let mut args = Self {
             listen: "127.0.0.1:7001".to_owned(),
-            protocol: Any::default(),
+            protocol: AnyProtocol::default(),
             max_body: 8 * 1024 * 1024,
             delay: Seconds::default(),
             heartbeat: None,
@@ -238,7 +238,11 @@ fn serve(args: &Args) -> anyhow::Result<()> {
 }
 
 /// All that a client does: it connects, says hello, hears the answer, and goes.
-fn say_hello(client: ClientBuilder<Any>, addr: Addr, patience: Duration) -> anyhow::Result<()> {
+fn say_hello(
+    client: ClientBuilder<AnyProtocol>,
+    addr: Addr,
+    patience: Duration,
+) -> anyhow::Result<()> {
     let (told, pushes) = channel();
     let client = client.connect_with(addr, Ear(told))?;
     let answer = match client.call("hello", patience) {
@@ -258,9 +262,9 @@ fn say_hello(client: ClientBuilder<Any>, addr: Addr, patience: Duration) -> anyh
 struct Ear(Sender<String>);
 
 impl Handler for Ear {
-    type Protocol = Any;
+    type Protocol = AnyProtocol;
 
-    fn on_message(&mut self, _: &mut Conn<'_, Any>, msg: Message<'_, Any>) {
+    fn on_message(&mut self, _: &mut Conn<'_, AnyProtocol>, msg: Message<'_, AnyProtocol>) {
         let _ = self.0.send(msg.text().into_owned());
     }
 }

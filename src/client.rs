@@ -80,13 +80,29 @@ impl Client {
 }
 
 impl<P: Protocol> Client<P> {
-    /// Connects on a reactor that runs already, and blocks until that has succeeded or every address
-    /// was tried. What the server pushes or asks goes to that reactor's handler.
+    /// Connects on a reactor that runs already, with its protocol and settings; see
+    /// [`connect_on_with`](Self::connect_on_with).
+    ///
+    /// # Errors
+    ///
+    /// As [`connect_on_with`](Self::connect_on_with).
+    pub fn connect_on<T>(handle: &Handle<P>, target: T) -> Result<Self, Error>
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+    {
+        let conn = handle.connect_and_wait(target)?;
+        Ok(Self { handle: handle.clone(), conn, worker: None, record: None })
+    }
+
+    /// Connects on a reactor that runs already, with a protocol and settings of this connection's own, and
+    /// blocks until that has succeeded or every address was tried. What the server pushes or asks goes to
+    /// that reactor's handler.
     ///
     /// # Errors
     ///
     /// As [`connect`](Client::connect); or the reactor has stopped, or this is its own thread.
-    pub fn connect_on<T>(
+    pub fn connect_on_with<T>(
         handle: &Handle<P>,
         target: T,
         protocol: &P,
@@ -96,7 +112,7 @@ impl<P: Protocol> Client<P> {
         T: TryInto<Target>,
         Error: From<T::Error>,
     {
-        let conn = handle.connect_and_wait(target, protocol, config)?;
+        let conn = handle.connect_and_wait_with(target, protocol, config)?;
         Ok(Self { handle: handle.clone(), conn, worker: None, record: None })
     }
 
@@ -328,10 +344,9 @@ impl<P: Protocol> ClientBuilder<P> {
     {
         let target: Target = target.try_into()?;
         let reactor: Reactor<H> = self.into_reactor().build(handler)?;
-        let (protocol, config) = reactor.defaults();
         let worker = Worker::spawn("longhaul-client", reactor)?;
         let handle = worker.handle().clone();
-        let conn = handle.dial_and_wait(target, &protocol, &config)?;
+        let conn = handle.dial_and_wait(target, None)?;
         Ok(Client { handle, conn, worker: Some(worker), record: None })
     }
 

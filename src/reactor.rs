@@ -214,12 +214,6 @@ impl<H: Handler> Reactor<H> {
     pub const fn stop_report(&self) -> DrainReport {
         self.engine.state.stopping.report()
     }
-
-    /// The protocol and settings of what is given none of its own.
-    pub(crate) fn defaults(&self) -> (H::Protocol, Config) {
-        let profile = self.engine.state.profiles.defaults();
-        (profile.protocol.clone(), profile.config.clone())
-    }
 }
 
 /// The descriptor of the poll, to be watched for reading by another loop.

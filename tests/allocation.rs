@@ -21,7 +21,7 @@ use std::{
 use common::{Peer, Running, Script};
 use longhaul::{
     Bytes, Config, Conn, Handler, Message, ReactorBuilder,
-    protocol::{Any, Length, Native, Tcpstream},
+    protocol::{AnyProtocol, Length, Native, Tcpstream},
 };
 use peak_alloc::PeakAlloc;
 
@@ -41,7 +41,12 @@ fn peak_growth(run: impl FnOnce()) -> usize {
     MEMORY.peak_usage().saturating_sub(before)
 }
 
-fn assert_costs_nothing(protocol: impl Into<Any>, max_body: usize, header: &[u8], is_legal: bool) {
+fn assert_costs_nothing(
+    protocol: impl Into<AnyProtocol>,
+    max_body: usize,
+    header: &[u8],
+    is_legal: bool,
+) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let protocol = protocol.into();
     let server = Running::server(protocol, Config::new().max_body(max_body), Script::echo());

@@ -20,7 +20,7 @@ use std::{
 use common::{Event, Peer, Running, Script, answer, frame, message, pair::Pair};
 use longhaul::{
     CloseReason, Config, ConnId, Reconnect, SendError,
-    protocol::{Any, AnyId, Head, Kind, Native, Tcpstream},
+    protocol::{AnyId, AnyProtocol, Head, Kind, Native, Tcpstream},
 };
 
 const KIB: usize = 1024;
@@ -31,7 +31,7 @@ fn tight() -> Config {
 }
 
 /// A peer for which the system buffers little.
-fn slow_peer(addr: SocketAddr, protocol: impl Into<Any>) -> Peer {
+fn slow_peer(addr: SocketAddr, protocol: impl Into<AnyProtocol>) -> Peer {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(2 * KIB).unwrap();
     socket.connect(&addr.into()).unwrap();
@@ -245,7 +245,7 @@ fn application_that_pauses_gets_what_was_sent_meanwhile_in_order() {
 
 #[test]
 fn end_of_a_paused_connection_is_told_after_what_came_before_it() {
-    let script = Script::new().on_message(|conn, _| conn.pause());
+    let script = Script::new().on_message(|conn, _| _ = conn.pause());
     let server = Running::server(Tcpstream, Config::new(), script);
     let mut peer = Peer::new(server.addr, Tcpstream);
     let id = server.events.connected();
@@ -334,7 +334,7 @@ fn two_sides_that_wait_for_each_other_to_read_get_on() {
     };
     let pair = Pair::with(Tcpstream, settings.clone(), script(), settings, script());
     for (side, conn) in [(&pair.server, pair.accepted), (&pair.client, pair.dialled)] {
-        let push = move |cx: &mut longhaul::Context<'_, Any>| {
+        let push = move |cx: &mut longhaul::Context<'_, AnyProtocol>| {
             let mut conn = cx.conn(conn).unwrap();
             for _ in 0..PUSHES {
                 conn.send([b"?", &[b'x'; KIB - 1][..]].concat()).unwrap();

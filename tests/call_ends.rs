@@ -23,7 +23,7 @@ use common::{
 };
 use longhaul::{
     CallError, CloseReason, Fate, Reactor, ReactorBuilder,
-    protocol::{Any, Kind, Native},
+    protocol::{AnyProtocol, Kind, Native},
 };
 
 /// A reactor with calls in flight to a peer that answers none of them.
@@ -35,13 +35,13 @@ struct Asking {
 }
 
 impl Asking {
-    fn new(protocol: Any, dials: bool) -> Self {
+    fn new(protocol: AnyProtocol, dials: bool) -> Self {
         let script = Script::new().on_message(|_, msg| assert!(msg.body() != b"panic", "as asked"));
         let (reactor, stream) = if dials {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let reactor = Running::client(protocol, not_redialled(), script);
             let addr = listener.local_addr().unwrap();
-            reactor.handle.connect(addr, &protocol, &not_redialled()).unwrap();
+            reactor.handle.connect_with(addr, &protocol, &not_redialled()).unwrap();
             (reactor, listener.accept().unwrap().0)
         } else {
             let reactor = Running::server(protocol, not_redialled(), script);
@@ -206,7 +206,7 @@ fn call_in_flight_is_waited_for_when_the_reactor_stops_gracefully() {
 fn turned_by_hand() -> (Reactor<Script>, Side, Peer) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let (script, events) = Script::new().telling();
-    let mut reactor = ReactorBuilder::new(Any::default()).build(script).unwrap();
+    let mut reactor = ReactorBuilder::new(AnyProtocol::default()).build(script).unwrap();
     let conn = reactor.connect(listener.local_addr().unwrap()).unwrap();
     let side = Side { name: "dialled", handle: reactor.handle(), conn };
     let mut peer = None;

@@ -16,7 +16,7 @@ use std::{sync::mpsc::channel, time::Duration};
 use common::{PATIENCE, Peer, Running, Script, frame};
 use longhaul::{
     CallError, Config, Fate, ReactorBuilder,
-    protocol::{Any, Head, Kind, Native},
+    protocol::{AnyProtocol, Head, Kind, Native},
 };
 
 /// Everything that the peer gets until the end.
@@ -52,7 +52,7 @@ fn call_that_the_peers_half_close_ends_as_not_sent_does_not_leave() {
         })
         .unwrap();
     });
-    let mut reactor = ReactorBuilder::new(Any::from(Native)).build(script).unwrap();
+    let mut reactor = ReactorBuilder::new(AnyProtocol::from(Native)).build(script).unwrap();
     let (_, addr) = reactor.listen("127.0.0.1:0").unwrap();
     let mut peer = Peer::new(addr, Native);
     while reactor.stats().accepted == 0 {

@@ -29,7 +29,7 @@ use common::{
 use longhaul::{
     CallError, Client, ClientBuilder, Config, Conn, Fate, Handler, Message, Responder, SendError,
     Server, error_code,
-    protocol::{Any, AnyId, Head, Kind, Native},
+    protocol::{AnyId, AnyProtocol, Head, Kind, Native},
 };
 
 /// A timeout that is waited for.
@@ -38,7 +38,7 @@ const SHORT: Duration = Duration::from_millis(30);
 const TIMED_OUT: CallError = CallError::Timeout { fate: Fate::MaybeSent };
 
 /// Keeps every request, and passes it on.
-fn keeping() -> (Script, Receiver<Responder<Any>>) {
+fn keeping() -> (Script, Receiver<Responder<AnyProtocol>>) {
     let (keep, kept) = channel();
     let script = Script::new().on_message(move |conn, msg| {
         let _ = keep.send(conn.defer(&msg).expect("a request"));
@@ -50,7 +50,7 @@ fn keeping() -> (Script, Receiver<Responder<Any>>) {
 fn timeout_ends_a_call_that_is_not_answered_and_not_before_its_time() {
     for protocol in WITH_CALLS {
         let ((server, _kept), (client, _also_kept)) = (keeping(), keeping());
-        let pair = Pair::new(protocol.parse::<Any>().unwrap(), server, client);
+        let pair = Pair::new(protocol.parse::<AnyProtocol>().unwrap(), server, client);
         for (caller, _) in pair.both_ways() {
             let began = now();
             for (how, ended) in caller.call_three_ways("request", SHORT).wait() {
@@ -109,7 +109,7 @@ fn cancelled_request_holds_its_place_until_its_responder_is_done() {
         let (handle, conn) = (pair.server.handle.clone(), pair.accepted);
         move || handle.ask(move |cx| cx.conn(conn).unwrap().stats().requests_in_flight)
     };
-    let done: [fn(Responder<Any>); 3] = [
+    let done: [fn(Responder<AnyProtocol>); 3] = [
         |responder| {
             assert_eq!(responder.reply("late").map_err(SendError::from), Err(SendError::Closed));
         },
@@ -118,7 +118,7 @@ fn cancelled_request_holds_its_place_until_its_responder_is_done() {
     ];
     for finish in done {
         assert_eq!(side.call("request", SHORT), Err(TIMED_OUT));
-        let responder: Responder<Any> = kept.recv_timeout(PATIENCE).unwrap();
+        let responder: Responder<AnyProtocol> = kept.recv_timeout(PATIENCE).unwrap();
         pair.server.events.cancelled();
         assert_eq!(in_flight().unwrap(), 1);
         finish(responder);
@@ -129,11 +129,11 @@ fn cancelled_request_holds_its_place_until_its_responder_is_done() {
 // ---- a peer that the test speaks for ----
 
 /// A caller, and its peer.
-fn caller_of(protocol: Any) -> (Running, Side, Peer) {
+fn caller_of(protocol: AnyProtocol) -> (Running, Side, Peer) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
     let client = Running::client(protocol, not_redialled(), Script::new());
-    let conn = client.handle.connect(addr, &protocol, &not_redialled()).unwrap();
+    let conn = client.handle.connect_with(addr, &protocol, &not_redialled()).unwrap();
     let mut peer = Peer::of(listener.accept().unwrap().0, protocol);
     peer.write(&common::hello(&protocol));
     client.events.connected();

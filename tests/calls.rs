@@ -24,7 +24,7 @@ use common::{
 use longhaul::{
     CallError, CloseReason, Config, Conn, Fate, LimitBy, Message, Reconnect, Responder, SendError,
     Tagged, error_code,
-    protocol::{Any, AnyId, Length, Native},
+    protocol::{AnyId, AnyProtocol, Length, Native},
 };
 
 /// Answers with what was asked, in capitals.
@@ -35,14 +35,14 @@ fn upper() -> Script {
 }
 
 /// Keeps every request, and passes it on.
-fn keeping(keep: Sender<Responder<Any>>) -> Script {
+fn keeping(keep: Sender<Responder<AnyProtocol>>) -> Script {
     Script::new().on_message(move |conn, msg| {
         let _ = keep.send(conn.defer(&msg).expect("a request"));
     })
 }
 
 /// Runs `on_message` on the callee's side, on a connection between two that do the same.
-fn both(on_message: fn(&mut Conn<'_, Any>, Message<'_, Any>)) -> Pair {
+fn both(on_message: fn(&mut Conn<'_, AnyProtocol>, Message<'_, AnyProtocol>)) -> Pair {
     Pair::new(Native, Script::new().on_message(on_message), Script::new().on_message(on_message))
 }
 
@@ -58,7 +58,7 @@ fn code_of(ended: Ended) -> (u32, String, Fate) {
 // ---- three ways to call, from both sides ----
 
 fn three_ways(protocol: &str) {
-    let protocol: Any = protocol.parse().unwrap();
+    let protocol: AnyProtocol = protocol.parse().unwrap();
     let pair = Pair::new(protocol, upper(), upper());
     for (caller, _) in pair.both_ways() {
         for (how, ended) in caller.call_three_ways("hello", NEVER).wait() {
@@ -96,7 +96,7 @@ fn tag_travels_with_request_and_reply() {
                 conn.reply(&msg, Tagged(msg.tag() + 1, "reply")).unwrap();
             })
         };
-        let pair = Pair::new(protocol.parse::<Any>().unwrap(), next_tag(), next_tag());
+        let pair = Pair::new(protocol.parse::<AnyProtocol>().unwrap(), next_tag(), next_tag());
         for (caller, _) in pair.both_ways() {
             let (tag, _) = caller.call(Tagged(41, "request"), NEVER).unwrap();
             assert_eq!(tag, 42, "{protocol} {}", caller.name);
@@ -177,8 +177,12 @@ fn cancelled_callback_call_ends_at_once_and_the_callee_is_told() {
     let pair = Pair::new(Native, keeping(keep), Script::new());
     let side = pair.dialling_side();
     let (id, ended) = side.call_back("request", NEVER).unwrap();
-    let responder: Responder<Any> = kept.recv_timeout(PATIENCE).unwrap();
-    side.handle.run(move |cx| cx.conn(side.conn).unwrap().cancel_call(id)).unwrap();
+    let responder: Responder<AnyProtocol> = kept.recv_timeout(PATIENCE).unwrap();
+    let cancelled = side.handle.ask(move |cx| {
+        let mut conn = cx.conn(side.conn).unwrap();
+        [conn.cancel_call(id), conn.cancel_call(id)]
+    });
+    assert_eq!(cancelled.unwrap(), [true, false]);
     let error = ended.recv_timeout(PATIENCE).unwrap().unwrap_err();
     assert_eq!(error, CallError::Cancelled { fate: Fate::MaybeSent });
     assert_eq!(pair.server.events.cancelled(), responder.id());
@@ -225,7 +229,8 @@ fn panic_fails_the_request_and_closes_only_its_connection() {
     let pair = Pair::new(Native, server, Script::new());
     let other = Running::client(Native, not_redialled(), Script::new());
     let handle = other.handle.clone();
-    let conn = handle.connect_and_wait(pair.server.addr, &Native.into(), &not_redialled()).unwrap();
+    let conn =
+        handle.connect_and_wait_with(pair.server.addr, &Native.into(), &not_redialled()).unwrap();
 
     let (code, _, fate) = code_of(pair.dialling_side().call("panic", NEVER));
     assert_eq!((code, fate), (error_code::PANICKED, Fate::Answered));
@@ -241,7 +246,7 @@ fn panic_in_the_callback_of_a_call_closes_only_its_connection() {
         conn: pair
             .client
             .handle
-            .connect_and_wait(pair.server.addr, &Native.into(), &not_redialled())
+            .connect_and_wait_with(pair.server.addr, &Native.into(), &not_redialled())
             .unwrap(),
         ..pair.dialling_side()
     };
@@ -273,7 +278,7 @@ fn one_request_more_than_permitted_is_busy() {
     }
     let (head, _) = next_answer(&mut peer);
     assert_eq!((head.id, head.tag), (AnyId::Native(3), error_code::BUSY));
-    let responder: Responder<Any> = kept.recv_timeout(PATIENCE).unwrap();
+    let responder: Responder<AnyProtocol> = kept.recv_timeout(PATIENCE).unwrap();
     responder.reply("done").unwrap();
     assert_eq!(next_answer(&mut peer).0.id, AnyId::Native(1));
     // Its slot is free again.
@@ -337,7 +342,7 @@ fn protocols_without_errors_can_not_fail_a_request() {
             assert_eq!(failed, Err(SendError::NotAwaited));
             conn.reply(&msg, "still answered").unwrap();
         });
-        let pair = Pair::new(protocol.parse::<Any>().unwrap(), server, Script::new());
+        let pair = Pair::new(protocol.parse::<AnyProtocol>().unwrap(), server, Script::new());
         let (_, body) = pair.dialling_side().call("request", NEVER).unwrap();
         assert_eq!(body, b"still answered", "{protocol}");
     }
@@ -366,7 +371,7 @@ fn one_call_more_than_we_permit_is_refused() {
     );
     for (caller, _) in pair.both_ways() {
         let in_flight = [caller.call_async("1", NEVER), caller.call_async("2", NEVER)];
-        let responders: [Responder<Any>; 2] =
+        let responders: [Responder<AnyProtocol>; 2] =
             [(); 2].map(|()| kept.recv_timeout(PATIENCE).unwrap());
         refused_three_ways(&caller, b"3", &CallError::TooManyInFlight { limit: 2 });
         for responder in responders {
@@ -392,7 +397,7 @@ fn one_call_more_than_the_peer_permits_is_refused() {
     kept.recv_timeout(PATIENCE).unwrap().reply("").unwrap();
     block_on(first).unwrap();
     let _in_flight = side.call_async("2", NEVER);
-    let _kept: Responder<Any> = kept.recv_timeout(PATIENCE).unwrap();
+    let _kept: Responder<AnyProtocol> = kept.recv_timeout(PATIENCE).unwrap();
     refused_three_ways(&side, b"3", &CallError::TooManyInFlight { limit: 1 });
 }
 
@@ -400,7 +405,7 @@ fn one_call_more_than_the_peer_permits_is_refused() {
 fn body_above_our_own_limit_is_refused() {
     for protocol in WITH_CALLS {
         let ours = not_redialled().max_body(10);
-        let protocol = protocol.parse::<Any>().unwrap();
+        let protocol = protocol.parse::<AnyProtocol>().unwrap();
         let pair = Pair::with(protocol, Config::new(), upper(), ours, Script::new());
         let side = pair.dialling_side();
         let expected = CallError::BodyTooLong { len: 11, max: 10, limit: LimitBy::Us };
@@ -521,7 +526,7 @@ fn call_on_a_connection_that_is_gone_is_not_sent() {
 #[test]
 fn call_above_the_high_watermark_is_refused() {
     // The server reads nothing, so the client's queue fills.
-    let server = Script::new().on_connect(|conn| conn.pause());
+    let server = Script::new().on_connect(|conn| _ = conn.pause());
     let ours = not_redialled().watermarks(16 * 1024, 64 * 1024);
     let pair = Pair::with(Native, Config::new(), server, ours, Script::new());
     let side = pair.dialling_side();

@@ -20,7 +20,7 @@ use std::{
 use common::pair::{NEVER, not_redialled};
 use longhaul::{
     CallError, Config, Conn, ConnId, Handle, Handler, Message, Reactor, ReactorBuilder, Reply,
-    protocol::{Any, AnyId, Native},
+    protocol::{AnyId, AnyProtocol, Native},
 };
 
 /// How long all calls of a test may take together: far more than they need.
@@ -68,7 +68,7 @@ impl Side {
     }
 
     /// Starts calls until the window is full or none is left to start.
-    fn pump(&mut self, conn: &mut Conn<'_, Any>, window: u64) {
+    fn pump(&mut self, conn: &mut Conn<'_, AnyProtocol>, window: u64) {
         while self.started < self.total && self.started - self.done < window {
             let number = self.started;
             self.started += 1;
@@ -98,9 +98,9 @@ impl Side {
 }
 
 impl Handler for Side {
-    type Protocol = Any;
+    type Protocol = AnyProtocol;
 
-    fn on_message(&mut self, conn: &mut Conn<'_, Any>, msg: Message<'_, Any>) {
+    fn on_message(&mut self, conn: &mut Conn<'_, AnyProtocol>, msg: Message<'_, AnyProtocol>) {
         self.first_request.get_or_insert_with(|| msg.id());
         let (from, number) = (msg.body()[0], &msg.body()[1..9]);
         let number = u64::from_be_bytes(number.try_into().unwrap());
@@ -133,8 +133,8 @@ fn run(mut reactor: Reactor<Side>) -> JoinHandle<Reactor<Side>> {
     })
 }
 
-fn start(handle: &Handle<Any>, conn: ConnId, window: u64) {
-    let begin = move |side: &mut Side, cx: &mut longhaul::Context<'_, Any>| {
+fn start(handle: &Handle<AnyProtocol>, conn: ConnId, window: u64) {
+    let begin = move |side: &mut Side, cx: &mut longhaul::Context<'_, AnyProtocol>| {
         side.pump(&mut cx.conn(conn).expect("the connection is up"), window);
     };
     handle.run_with(begin).unwrap();
@@ -147,7 +147,7 @@ struct Seen {
 
 /// Lets both sides make `total` calls over one connection, and checks that none is lost or crossed.
 fn both_ways(
-    protocol: impl Into<Any>,
+    protocol: impl Into<AnyProtocol>,
     config: &Config,
     total: u64,
     window: u64,
@@ -164,7 +164,7 @@ fn both_ways(
     let client = ReactorBuilder::new(protocol).config(config.clone()).build(side).unwrap();
     let client_handle = client.handle();
     let client = run(client);
-    let dialled = client_handle.connect_and_wait(addr, &protocol, config).unwrap();
+    let dialled = client_handle.connect_and_wait_with(addr, &protocol, config).unwrap();
     let accepted = loop {
         if let Some(conn) = server_handle.ask(|cx| cx.connections().next()).unwrap() {
             break conn;
@@ -212,7 +212,7 @@ fn qtk2_calls_of_both_sides_do_not_cross() {
 
 /// On these a request is a message whose id is unknown.
 fn by_name(protocol: &str) {
-    let protocol: Any = protocol.parse().unwrap();
+    let protocol: AnyProtocol = protocol.parse().unwrap();
     both_ways(protocol, &not_redialled(), 20_000, WINDOW, 0);
 }
 

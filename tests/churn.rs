@@ -24,7 +24,7 @@ use std::{
 use common::{PATIENCE, Peer, Script, descriptors, message, request};
 use longhaul::{
     Config, ConnId, Reactor, ReactorBuilder, Reconnect, SendError,
-    protocol::{Any, Native, Tcpstream},
+    protocol::{AnyProtocol, Native, Tcpstream},
 };
 
 /// Descriptors are counted for the process: only one test at a time.
@@ -68,7 +68,7 @@ fn connections_that_were_used_and_closed_leave_no_descriptor_slot_or_timer() {
     let _alone = alone();
     let before = descriptors();
     // Native: each connection has a hello timeout and a heartbeat, and each request an answer.
-    let mut reactor = ReactorBuilder::new(Any::from(Native)).build(Script::echo()).unwrap();
+    let mut reactor = ReactorBuilder::new(AnyProtocol::from(Native)).build(Script::echo()).unwrap();
     let (_, addr) = reactor.listen("127.0.0.1:0").unwrap();
     let addr = addr.socket_addr().unwrap();
     let is_over = Arc::new(AtomicBool::new(false));
@@ -129,7 +129,7 @@ fn dialled_connections_that_were_closed_leave_no_descriptor_slot_or_timer() {
         conn.send("hello").unwrap();
         conn.close();
     });
-    let mut reactor = ReactorBuilder::new(Any::from(Tcpstream)).build(script).unwrap();
+    let mut reactor = ReactorBuilder::new(AnyProtocol::from(Tcpstream)).build(script).unwrap();
     for _ in 0..ROUNDS {
         let id = reactor.connect(addr).unwrap();
         assert!(slot_of(id) < 8, "slots are used again");
@@ -149,7 +149,7 @@ fn dials_that_failed_leave_no_descriptor_slot_or_timer() {
     let _alone = alone();
     let before = descriptors();
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let mut reactor = ReactorBuilder::new(Any::from(Native)).build(Script::new()).unwrap();
+    let mut reactor = ReactorBuilder::new(AnyProtocol::from(Native)).build(Script::new()).unwrap();
     let settings = Config::new().reconnect(Reconnect::fixed(Duration::ZERO).max_attempts(3));
     for _ in 0..100 {
         reactor.connect_with(nobody, &Native.into(), &settings).unwrap();
@@ -186,7 +186,7 @@ fn close_and_reopen_inside_one_batch_never_delivers_to_the_wrong_connection() {
         conn.send(&msg).unwrap();
     });
     let (script, events) = script.telling();
-    let mut reactor = ReactorBuilder::new(Any::from(Tcpstream)).build(script).unwrap();
+    let mut reactor = ReactorBuilder::new(AnyProtocol::from(Tcpstream)).build(script).unwrap();
     let (_, addr) = reactor.listen("127.0.0.1:0").unwrap();
     let addr = addr.socket_addr().unwrap();
     let handle = reactor.handle();
@@ -244,7 +244,7 @@ fn reactors_that_come_and_go_leave_no_descriptor() {
     let _alone = alone();
     let before = descriptors();
     for _ in 0..100 {
-        let mut reactor = ReactorBuilder::new(Any::from(Native))
+        let mut reactor = ReactorBuilder::new(AnyProtocol::from(Native))
             .config(Config::new())
             .build(Script::echo())
             .unwrap();

@@ -23,7 +23,7 @@ use longhaul::{
     CallError, Client, ClientBuilder, ClientState, CloseReport, Config, Conn, ConnId, Error, Fate,
     Handle, Handler, Message, PendingCall, Reactor, ReactorBuilder, Reconnect, Responder,
     SendError, Server,
-    protocol::{Any, Kind, Native, Tcpstream},
+    protocol::{AnyProtocol, Kind, Native, Tcpstream},
 };
 
 /// Sends back what it gets, and tells of connections and pushes.
@@ -148,7 +148,8 @@ fn many_clients_share_one_reactor() {
     let mut reactor = Reactor::new(handler).unwrap();
     let handle = reactor.handle();
     let running = std::thread::spawn(move || reactor.run().unwrap());
-    let connect = || Client::connect_on(&handle, server.addr(), &Native, &Config::new()).unwrap();
+    let connect =
+        || Client::connect_on_with(&handle, server.addr(), &Native, &Config::new()).unwrap();
     let clients: Vec<_> = (0..CLIENTS).map(|_| connect()).collect();
     std::thread::scope(|scope| {
         for (number, client) in clients.iter().enumerate() {
@@ -181,7 +182,7 @@ fn client_on_a_reactor_that_has_stopped_fails() {
     let reactor = Reactor::new(handler).unwrap();
     let handle = reactor.handle();
     drop(reactor);
-    let failed = Client::connect_on(&handle, nobody(), &Native, &Config::new());
+    let failed = Client::connect_on_with(&handle, nobody(), &Native, &Config::new());
     assert!(matches!(failed, Err(Error::Stopped)), "{failed:?}");
 }
 
@@ -192,7 +193,7 @@ fn client_is_not_made_on_the_loop_that_it_would_wait_for() {
     let addr = server.addr().clone();
     let failed = server
         .handle()
-        .ask(move |_| Client::connect_on(&handle, addr, &Native, &Config::new()).map(drop))
+        .ask(move |_| Client::connect_on_with(&handle, addr, &Native, &Config::new()).map(drop))
         .unwrap();
     assert!(matches!(failed, Err(Error::OnLoopThread)), "{failed:?}");
 }
@@ -210,7 +211,7 @@ fn connecting_to_a_closed_port_fails_at_once_with_the_systems_error() {
 #[test]
 fn connecting_on_a_reactor_to_a_closed_port_leaves_nothing_behind() {
     let (server, _told) = server();
-    let failed = Client::connect_on(&server.handle(), nobody(), &Native, &Config::new());
+    let failed = Client::connect_on_with(&server.handle(), nobody(), &Native, &Config::new());
     assert!(matches!(failed, Err(Error::Io(_))), "{failed:?}");
     assert_eq!(server.handle().ask(|cx| cx.stats().connections).unwrap(), 0);
 }
@@ -339,14 +340,14 @@ fn what_threads_share_can_be_shared() {
     fn is_cloned<T: Clone + Send + Sync + 'static>() {}
 
     is_cloned::<Handle<Native>>();
-    is_cloned::<Handle<Any>>();
-    is_sync::<Client<Any>>();
-    is_sync::<Server<Any>>();
-    is_sync::<PendingCall<Any>>();
-    is_send::<Responder<Any>>();
-    is_send::<Reactor<Echo<Any>>>();
-    is_sync::<ReactorBuilder<Any>>();
-    is_sync::<ClientBuilder<Any>>();
+    is_cloned::<Handle<AnyProtocol>>();
+    is_sync::<Client<AnyProtocol>>();
+    is_sync::<Server<AnyProtocol>>();
+    is_sync::<PendingCall<AnyProtocol>>();
+    is_send::<Responder<AnyProtocol>>();
+    is_send::<Reactor<Echo<AnyProtocol>>>();
+    is_sync::<ReactorBuilder<AnyProtocol>>();
+    is_sync::<ClientBuilder<AnyProtocol>>();
     is_error::<Error>();
     is_error::<CallError>();
     is_error::<SendError>();

@@ -16,7 +16,7 @@ use std::{
 
 use longhaul::{
     CloseReport, Conn, ConnId, Handler, Message, ReactorBuilder, Tagged,
-    protocol::{Any, Protocol},
+    protocol::{AnyProtocol, Protocol},
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -25,9 +25,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Echo;
 
 impl Handler for Echo {
-    type Protocol = Any;
+    type Protocol = AnyProtocol;
 
-    fn on_message(&mut self, conn: &mut Conn<'_, Any>, msg: Message<'_, Any>) {
+    fn on_message(&mut self, conn: &mut Conn<'_, AnyProtocol>, msg: Message<'_, AnyProtocol>) {
         match msg.kind() {
             longhaul::protocol::Kind::Push => conn.send(&msg).unwrap(),
             _ => conn.reply(&msg, &msg).unwrap(),
@@ -46,17 +46,17 @@ enum Event {
 struct Tell(Sender<Event>);
 
 impl Handler for Tell {
-    type Protocol = Any;
+    type Protocol = AnyProtocol;
 
-    fn on_connect(&mut self, conn: &mut Conn<'_, Any>) {
+    fn on_connect(&mut self, conn: &mut Conn<'_, AnyProtocol>) {
         let _ = self.0.send(Event::Connected(conn.id()));
     }
 
-    fn on_message(&mut self, _: &mut Conn<'_, Any>, msg: Message<'_, Any>) {
+    fn on_message(&mut self, _: &mut Conn<'_, AnyProtocol>, msg: Message<'_, AnyProtocol>) {
         let _ = self.0.send(Event::Message(msg.tag(), msg.body().to_vec()));
     }
 
-    fn on_disconnect(&mut self, _: &mut Conn<'_, Any>, _: &CloseReport) {
+    fn on_disconnect(&mut self, _: &mut Conn<'_, AnyProtocol>, _: &CloseReport) {
         let _ = self.0.send(Event::Disconnected);
     }
 }
@@ -66,7 +66,7 @@ fn next(events: &Receiver<Event>) -> Event {
 }
 
 fn echo_over(name: &str) {
-    let protocol: Any = name.parse().unwrap();
+    let protocol: AnyProtocol = name.parse().unwrap();
     let mut server = ReactorBuilder::new(protocol).build(Echo).unwrap();
     let (_, addr) = server.listen("127.0.0.1:0").unwrap();
     let stop = server.handle();
@@ -83,7 +83,7 @@ fn echo_over(name: &str) {
         handle.send(conn, Tagged(7, &body)).unwrap();
         let Event::Message(tag, echoed) = next(&events) else { panic!("no message") };
         assert!(echoed == body, "{name}: {} of {len} bytes", echoed.len());
-        let has_tag = matches!(protocol, Any::Native(_) | Any::Tcpstream(_));
+        let has_tag = matches!(protocol, AnyProtocol::Native(_) | AnyProtocol::Tcpstream(_));
         assert_eq!(tag, if has_tag { 7 } else { 0 }, "{}", protocol.name());
     }
     handle.close(conn);

@@ -28,7 +28,7 @@ use common::{
 use longhaul::{
     CallError, Client, ClientBuilder, Config, Conn, Error, Fate, Handler, Message, Reactor,
     ReactorBuilder, Reconnect, SendError, Server,
-    protocol::{Any, AnyId, Head, Kind, Native},
+    protocol::{AnyId, AnyProtocol, Head, Kind, Native},
 };
 
 struct Deaf;
@@ -91,7 +91,7 @@ fn reactor_that_is_dropped_ends_every_wait_for_it() {
                     1 => handle.ask(|_| thread::current().id()).is_err(),
                     2 => {
                         let target = "127.0.0.1:1";
-                        handle.connect_and_wait(target, &Native, &Config::new()).is_err()
+                        handle.connect_and_wait_with(target, &Native, &Config::new()).is_err()
                     }
                     _ => handle.call_async(conn, "y", Duration::MAX).wait().is_err(),
                 }
@@ -161,11 +161,11 @@ fn blocking_methods_are_refused_in_every_callback() {
                         Err(CallError::OnLoopThread)
                     ),
                     matches!(
-                        handle.listen("127.0.0.1:0", &Native.into(), &Config::new()),
+                        handle.listen_with("127.0.0.1:0", &Native.into(), &Config::new()),
                         Err(Error::OnLoopThread)
                     ),
                     matches!(
-                        handle.connect_and_wait("127.0.0.1:1", &Native.into(), &Config::new()),
+                        handle.connect_and_wait_with("127.0.0.1:1", &Native.into(), &Config::new()),
                         Err(Error::OnLoopThread)
                     ),
                 ];
@@ -284,7 +284,7 @@ fn answer_of_a_thread_that_comes_an_epoch_too_late_goes_nowhere() {
     );
     let quick = Config::new().reconnect(Reconnect::fixed(Duration::ZERO));
     let client = Running::client(Native, quick.clone(), Script::new());
-    let conn = client.handle.connect_and_wait(server.addr, &Native.into(), &quick).unwrap();
+    let conn = client.handle.connect_and_wait_with(server.addr, &Native.into(), &quick).unwrap();
     let first = client.handle.call_async(conn, "first", NEVER);
     let old = kept.recv_timeout(PATIENCE).unwrap();
     server.handle.abort(old.conn());
@@ -311,7 +311,7 @@ fn stranger_costs_no_descriptor_and_no_slot_whatever_it_says() {
     good.echo("before");
     let before = descriptors();
     let tag = |kind, id| Head::new(kind, AnyId::Native(id));
-    let native: Any = Native.into();
+    let native: AnyProtocol = Native.into();
     let starts = [
         frame(&native, &tag(Kind::Hello, 0), b""),
         frame(&native, &tag(Kind::Hello, 0), &[0; 20]),
@@ -379,7 +379,7 @@ fn adopted_stream_that_is_dead_already_ends_like_any_other() {
 
 #[test]
 fn adopted_streams_are_within_the_limit_of_the_reactor_or_refused() {
-    let builder = ReactorBuilder::new(Any::from(Native)).max_connections(1);
+    let builder = ReactorBuilder::new(AnyProtocol::from(Native)).max_connections(1);
     let reactor = Running::start(builder, Script::echo(), |reactor| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let native = Native.into();

@@ -26,20 +26,23 @@ use std::{
 
 use common::{Event, Events, PATIENCE, Peer, Running, Script, answer, now, pass, request};
 use longhaul::{
-    CloseReason, Config, Conn, ConnId, Error, Incident, Reactor, ReactorBuilder, SendError,
+    Client, CloseReason, Config, Conn, ConnId, Error, Incident, Reactor, ReactorBuilder, SendError,
     error_code,
-    protocol::{Any, Kind, Native, Tcpstream},
+    protocol::{AnyProtocol, Kind, Native, Protocol, Tcpstream},
 };
 use mio::{Interest, Poll, Token, unix::SourceFd};
 
 const NOW: Option<Duration> = Some(Duration::ZERO);
 
-fn reactor(protocol: impl Into<Any>, script: Script) -> (Reactor<Script>, Events) {
+fn reactor(protocol: impl Into<AnyProtocol>, script: Script) -> (Reactor<Script>, Events) {
     let (script, events) = script.telling();
     (ReactorBuilder::new(protocol.into()).build(script).unwrap(), events)
 }
 
-fn listening(protocol: impl Into<Any>, script: Script) -> (Reactor<Script>, Events, SocketAddr) {
+fn listening(
+    protocol: impl Into<AnyProtocol>,
+    script: Script,
+) -> (Reactor<Script>, Events, SocketAddr) {
     let (mut reactor, events) = reactor(protocol, script);
     let (_, addr) = reactor.listen("127.0.0.1:0").unwrap();
     (reactor, events, addr.socket_addr().unwrap())
@@ -226,6 +229,21 @@ fn reactor_listens_on_several_addresses_and_tells_the_real_ports() {
     }
     handle.stop();
     serving.join().unwrap();
+}
+
+#[test]
+fn handle_listens_and_dials_with_what_the_reactor_was_built_with() {
+    let server = Running::server(Tcpstream, Config::new().max_body(10), Script::echo());
+    let (_, addr) = server.handle.listen("127.0.0.1:0").unwrap();
+    let waited = server.handle.connect_and_wait(addr.clone()).unwrap();
+    let client = Client::connect_on(&server.handle, addr.clone()).unwrap();
+    let dialled = server.handle.connect(addr).unwrap();
+    for id in [waited, client.conn(), dialled] {
+        let name = server.ask(move |cx| cx.conn(id).unwrap().protocol().unwrap().name());
+        assert_eq!(name, "tcpstream");
+        let too_long = server.handle.send(id, "longer than ten");
+        assert!(matches!(too_long, Err(SendError::BodyTooLong { max: 10, .. })), "{too_long:?}");
+    }
 }
 
 #[test]
@@ -517,7 +535,7 @@ fn assert_isolated(script: Script, provoke: impl FnOnce(&Running)) -> Running {
 }
 
 fn assert_isolated_on(
-    protocol: impl Into<Any>,
+    protocol: impl Into<AnyProtocol>,
     script: Script,
     provoke: impl FnOnce(&Running),
 ) -> Running {
@@ -549,7 +567,7 @@ fn assert_ends_panicked(server: &Running) {
     assert_eq!(text, "provoked");
 }
 
-fn is_marked(conn: &Conn<'_, Any>) -> bool {
+fn is_marked(conn: &Conn<'_, AnyProtocol>) -> bool {
     conn.data::<()>().is_some()
 }
 

@@ -15,7 +15,7 @@ mod common;
 use std::{ffi::OsStr, path::PathBuf, sync::mpsc::channel, time::Duration};
 
 use common::{Peer, now, program::Program};
-use longhaul::protocol::{Any, AnyId, Head, Kind, Length, Native};
+use longhaul::protocol::{AnyId, AnyProtocol, Head, Kind, Length, Native};
 
 /// Runs an example.
 fn start<A: AsRef<OsStr>>(name: &str, args: &[A]) -> Program {
@@ -50,7 +50,7 @@ fn expect_refusal(name: &str, args: &[&str]) {
 
 #[test]
 fn echo_greets_itself_on_every_protocol() {
-    for protocol in Any::NAMES {
+    for protocol in AnyProtocol::NAMES {
         let args = ["--listen", "127.0.0.1:0", "--protocol", protocol];
         let echo = start("echo", &args);
         let line = echo.line();

@@ -28,7 +28,7 @@ use std::{
 use common::{Event, PATIENCE, Peer, Running, Script, hello, now};
 use longhaul::{
     Config, Incident, ReactorBuilder, Reconnect,
-    protocol::{Any, Native},
+    protocol::{AnyProtocol, Native},
 };
 
 /// The descriptors that the process may have, and those of them that the reactor leaves to others.
@@ -50,7 +50,7 @@ fn process_of_few_descriptors() {
         return;
     }
     let settings = Config::new().reconnect(Reconnect::fixed(Duration::from_millis(50)));
-    let builder = ReactorBuilder::new(Any::from(Native)).config(settings.clone());
+    let builder = ReactorBuilder::new(AnyProtocol::from(Native)).config(settings.clone());
     let mut server =
         Running::start(builder, Script::echo(), |reactor| reactor.listen("127.0.0.1:0").unwrap().1);
     let events = std::mem::replace(&mut server.events, Script::new().telling().1);
@@ -81,7 +81,7 @@ fn process_of_few_descriptors() {
             ("free", _) => files.clear(),
             ("dial", addr) => {
                 let addr: SocketAddr = addr.parse().unwrap();
-                server.handle.connect(addr, &Native.into(), &settings).unwrap();
+                server.handle.connect_with(addr, &Native.into(), &settings).unwrap();
             }
             ("count", _) => {
                 let stats = server.handle.stats();

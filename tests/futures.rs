@@ -28,7 +28,7 @@ use common::{
 };
 use longhaul::{
     CallError, Fate, PendingCall,
-    protocol::{Any, AnyId, Head, Kind, Native},
+    protocol::{AnyId, AnyProtocol, Head, Kind, Native},
 };
 
 /// Counts how often it is woken.
@@ -47,14 +47,17 @@ impl Count {
     }
 }
 
-fn poll(call: &mut PendingCall<Any>, waker: &Waker) -> Poll<Result<longhaul::Bytes, CallError>> {
+fn poll(
+    call: &mut PendingCall<AnyProtocol>,
+    waker: &Waker,
+) -> Poll<Result<longhaul::Bytes, CallError>> {
     Pin::new(call).poll(&mut Context::from_waker(waker))
 }
 
 #[test]
 fn futures_complete_under_a_hand_written_executor() {
     for protocol in WITH_CALLS {
-        let protocol: Any = protocol.parse().unwrap();
+        let protocol: AnyProtocol = protocol.parse().unwrap();
         let pair = Pair::new(protocol, Script::echo(), Script::echo());
         for (caller, _) in pair.both_ways() {
             let calls: Vec<_> =
@@ -155,7 +158,7 @@ fn future_dropped_between_two_polls_cancels_the_request() {
 fn future_dropped_where_the_format_has_no_cancel_is_only_forgotten() {
     for protocol in ["tcpstream", "qtk3", "qtk2"] {
         let (server, kept) = keeping();
-        let pair = Pair::new(protocol.parse::<Any>().unwrap(), server, Script::new());
+        let pair = Pair::new(protocol.parse::<AnyProtocol>().unwrap(), server, Script::new());
         let call = pair.dialling_side().call_async("request", NEVER);
         let responder = kept.recv_timeout(PATIENCE).unwrap();
         drop(call);
@@ -171,7 +174,7 @@ fn caller_of_native() -> (Running, Side, Peer) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let client = Running::client(Native, not_redialled(), Script::new());
     let addr = listener.local_addr().unwrap();
-    let conn = client.handle.connect(addr, &Native.into(), &not_redialled()).unwrap();
+    let conn = client.handle.connect_with(addr, &Native.into(), &not_redialled()).unwrap();
     let mut peer = Peer::of(listener.accept().unwrap().0, Native);
     peer.write(&hello(&Native.into()));
     client.events.connected();

@@ -46,7 +46,7 @@ fn side_that_beats_keeps_up_a_link_to_one_that_does_not() {
     let beats =
         Config::new().heartbeat(Duration::from_secs(10)).idle_timeout(Duration::from_secs(30));
     let client = Running::client(Native, beats.clone(), Script::new());
-    let conn = client.handle.connect(server.addr, &Native.into(), &beats).unwrap();
+    let conn = client.handle.connect_with(server.addr, &Native.into(), &beats).unwrap();
     client.events.connected();
     let began = now();
     while now() - began < 4 * idle {

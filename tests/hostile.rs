@@ -23,14 +23,15 @@ use common::{Event, Peer, Running, Script, frame, hello, message, pass, request}
 use longhaul::{
     CloseReason, Config,
     protocol::{
-        Any, AnyId, DecodeError, Head, Kind, Length, LengthBuilder, Native, Qtk2, Qtk3, Tcpstream,
+        AnyId, AnyProtocol, DecodeError, Head, Kind, Length, LengthBuilder, Native, Qtk2, Qtk3,
+        Tcpstream,
     },
 };
 
 const MAX_BODY: u64 = 8 << 20;
 
 /// The peer that sends this is closed with that error, and another is served before and after.
-fn assert_refused(protocol: impl Into<Any>, bytes: &[u8], expected: &DecodeError) {
+fn assert_refused(protocol: impl Into<AnyProtocol>, bytes: &[u8], expected: &DecodeError) {
     let protocol = protocol.into();
     let server = Running::server(protocol, Config::new(), Script::echo());
     let mut good = Peer::new(server.addr, protocol);
@@ -173,7 +174,7 @@ fn request_whose_id_is_in_flight_ends_the_connection() {
 }
 
 /// What was whole before the fault is answered, in the same write.
-fn assert_valid_frame_is_answered(protocol: impl Into<Any>, fault: &[u8]) {
+fn assert_valid_frame_is_answered(protocol: impl Into<AnyProtocol>, fault: &[u8]) {
     let protocol = protocol.into();
     let server = Running::server(protocol, Config::new(), Script::echo());
     let mut peer = Peer::mute(server.addr, protocol);
@@ -253,7 +254,9 @@ fn end_in_the_middle_of_a_body_is_told_as_such() {
 
 #[test]
 fn whole_frame_and_end_at_once_is_answered_then_closed() {
-    for protocol in [Any::from(Native), Tcpstream.into(), Qtk3.into(), Length::default().into()] {
+    for protocol in
+        [AnyProtocol::from(Native), Tcpstream.into(), Qtk3.into(), Length::default().into()]
+    {
         let server = Running::server(protocol, Config::new(), Script::echo());
         let mut peer = Peer::mute(server.addr, protocol);
         peer.write(&[hello(&protocol), message(&protocol, b"last words")].concat());
@@ -282,7 +285,7 @@ fn reply_that_was_deferred_reaches_a_peer_that_has_half_closed() {
     server.ask(|_| ());
     server.ask(move |cx| {
         let mut conn = cx.conn(id).expect("it drains, as a request is in flight");
-        let responder = conn.data_mut::<longhaul::Responder<Any>>();
+        let responder = conn.data_mut::<longhaul::Responder<AnyProtocol>>();
         assert!(responder.is_some());
         conn.set_data(());
     });

@@ -33,7 +33,7 @@ use common::{Event, PATIENCE, Running, Script, now, pair::NEVER, pass};
 use longhaul::{
     CallError, CloseReason, Config, ConnId, Fate, LimitBy, ReactorBuilder, Reconnect, Responder,
     SendError, Tagged,
-    protocol::{Any, AnyId, DecodeError, Tcpstream},
+    protocol::{AnyId, AnyProtocol, DecodeError, Tcpstream},
 };
 
 /// The library's wait after a failed dial, 5 s, as these tests have it.
@@ -361,7 +361,7 @@ fn server(script: Script) -> Running {
 }
 
 fn server_at(addr: SocketAddr, script: Script) -> Running {
-    let builder = ReactorBuilder::new(Any::from(Tcpstream)).config(Config::go_tcpstream());
+    let builder = ReactorBuilder::new(AnyProtocol::from(Tcpstream)).config(Config::go_tcpstream());
     Running::start(builder, script, |reactor| reactor.listen(addr).unwrap().1)
 }
 
@@ -372,7 +372,7 @@ fn client(go: &Go, script: Script) -> (Running, ConnId) {
 
 fn client_with(go: &Go, settings: &Config, script: Script) -> (Running, ConnId) {
     let client = Running::client(Tcpstream, settings.clone(), script);
-    let conn = client.handle.connect(go.addr.unwrap(), &Tcpstream.into(), settings).unwrap();
+    let conn = client.handle.connect_with(go.addr.unwrap(), &Tcpstream.into(), settings).unwrap();
     client.events.connected();
     go.expect(Told::Conn);
     (client, conn)
@@ -408,7 +408,7 @@ fn keeping() -> (Script, Receiver<Kept>) {
 struct Kept {
     seq: u64,
     body: Vec<u8>,
-    responder: Responder<Any>,
+    responder: Responder<AnyProtocol>,
 }
 
 fn take(kept: &Receiver<Kept>) -> Kept {

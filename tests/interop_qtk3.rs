@@ -33,7 +33,7 @@ use std::{
 use common::{Event, PATIENCE, Running, Script, now, pair::NEVER, pass};
 use longhaul::{
     CallError, CloseReason, Config, ConnId, Fate, ReactorBuilder, Responder,
-    protocol::{Any, AnyId, Qtk3, Uuid},
+    protocol::{AnyId, AnyProtocol, Qtk3, Uuid},
 };
 
 /// A tick of the library's clock, 1 s, as these tests have it.
@@ -386,7 +386,7 @@ fn server_with(settings: &Config, script: Script) -> Running {
 }
 
 fn server_at(addr: SocketAddr, script: Script) -> Running {
-    let builder = ReactorBuilder::new(Any::from(Qtk3)).config(Config::qtk());
+    let builder = ReactorBuilder::new(AnyProtocol::from(Qtk3)).config(Config::qtk());
     Running::start(builder, script, |reactor| reactor.listen(addr).unwrap().1)
 }
 
@@ -397,7 +397,7 @@ fn client(node: &Node, script: Script) -> (Running, ConnId) {
 
 fn client_with(node: &Node, settings: &Config, script: Script) -> (Running, ConnId) {
     let client = Running::client(Qtk3, settings.clone(), script);
-    let conn = client.handle.connect(node.addr.unwrap(), &Qtk3.into(), settings).unwrap();
+    let conn = client.handle.connect_with(node.addr.unwrap(), &Qtk3.into(), settings).unwrap();
     client.events.connected();
     node.expect(Told::Connected);
     (client, conn)
@@ -431,7 +431,7 @@ fn keeping() -> (Script, Receiver<Kept>) {
 struct Kept {
     id: AnyId,
     body: Vec<u8>,
-    responder: Responder<Any>,
+    responder: Responder<AnyProtocol>,
 }
 
 fn take(kept: &Receiver<Kept>) -> Kept {

@@ -22,11 +22,11 @@ use common::{
 };
 use longhaul::{
     CallError, Config, Handler, Message, Reconnect, Responder, SendError, Tagged, error_code,
-    protocol::{Any, AnyId, Kind, Native},
+    protocol::{AnyId, AnyProtocol, Kind, Native},
 };
 
 /// Keeps every request, and passes it on.
-fn keeping() -> (Script, Receiver<Responder<Any>>) {
+fn keeping() -> (Script, Receiver<Responder<AnyProtocol>>) {
     let (keep, kept) = channel();
     let script = Script::new().on_message(move |conn, msg| {
         let _ = keep.send(conn.defer(&msg).expect("a request"));
@@ -34,7 +34,7 @@ fn keeping() -> (Script, Receiver<Responder<Any>>) {
     (script, kept)
 }
 
-fn next(kept: &Receiver<Responder<Any>>) -> Responder<Any> {
+fn next(kept: &Receiver<Responder<AnyProtocol>>) -> Responder<AnyProtocol> {
     kept.recv_timeout(PATIENCE).expect("a request")
 }
 
@@ -43,7 +43,7 @@ fn answers_from_another_thread_may_come_out_of_order() {
     const CALLS: usize = 500;
     for protocol in WITH_CALLS {
         let ((server, server_kept), (client, client_kept)) = (keeping(), keeping());
-        let pair = Pair::new(protocol.parse::<Any>().unwrap(), server, client);
+        let pair = Pair::new(protocol.parse::<AnyProtocol>().unwrap(), server, client);
         for ((caller, _), kept) in pair.both_ways().into_iter().zip([server_kept, client_kept]) {
             let calls: Vec<_> =
                 (0..CALLS).map(|call| caller.call_async(format!("call {call}"), NEVER)).collect();
@@ -65,17 +65,21 @@ fn answers_from_another_thread_may_come_out_of_order() {
 }
 
 /// Answers each request from a timer.
-struct Later(Vec<Responder<Any>>);
+struct Later(Vec<Responder<AnyProtocol>>);
 
 impl Handler for Later {
-    type Protocol = Any;
+    type Protocol = AnyProtocol;
 
-    fn on_message(&mut self, conn: &mut longhaul::Conn<'_, Any>, msg: Message<'_, Any>) {
+    fn on_message(
+        &mut self,
+        conn: &mut longhaul::Conn<'_, AnyProtocol>,
+        msg: Message<'_, AnyProtocol>,
+    ) {
         self.0.push(conn.defer(&msg).unwrap());
         conn.set_timer(Duration::from_millis(1), 0);
     }
 
-    fn on_timer(&mut self, _: &mut longhaul::Context<'_, Any>, _: longhaul::Timer) {
+    fn on_timer(&mut self, _: &mut longhaul::Context<'_, AnyProtocol>, _: longhaul::Timer) {
         for responder in self.0.drain(..) {
             responder.reply("later").unwrap();
         }
@@ -90,17 +94,21 @@ fn answer_may_come_from_a_timer() {
 }
 
 /// Waits for room on the loop's own thread, and answers at once when that is refused.
-struct Waiting(Vec<Responder<Any>>);
+struct Waiting(Vec<Responder<AnyProtocol>>);
 
 impl Handler for Waiting {
-    type Protocol = Any;
+    type Protocol = AnyProtocol;
 
-    fn on_message(&mut self, conn: &mut longhaul::Conn<'_, Any>, msg: Message<'_, Any>) {
+    fn on_message(
+        &mut self,
+        conn: &mut longhaul::Conn<'_, AnyProtocol>,
+        msg: Message<'_, AnyProtocol>,
+    ) {
         self.0.push(conn.defer(&msg).unwrap());
         conn.set_timer(Duration::from_millis(1), 0);
     }
 
-    fn on_timer(&mut self, _: &mut longhaul::Context<'_, Any>, _: longhaul::Timer) {
+    fn on_timer(&mut self, _: &mut longhaul::Context<'_, AnyProtocol>, _: longhaul::Timer) {
         for responder in self.0.drain(..) {
             let refused = responder.reply_wait(Tagged(7, "later"), NEVER).unwrap_err();
             assert_eq!(refused.error(), &SendError::OnLoopThread);
@@ -168,7 +176,7 @@ fn text_of_a_failure_is_cut_at_its_limit() {
 fn failure_is_not_awaited_where_the_format_has_none() {
     for protocol in ["tcpstream", "qtk3", "qtk2"] {
         let (server, kept) = keeping();
-        let pair = Pair::new(protocol.parse::<Any>().unwrap(), server, Script::new());
+        let pair = Pair::new(protocol.parse::<AnyProtocol>().unwrap(), server, Script::new());
         let _call = pair.dialling_side().call_async("request", NEVER);
         assert_eq!(next(&kept).fail(700, "no"), Err(SendError::NotAwaited), "{protocol}");
     }
@@ -254,7 +262,7 @@ fn callee_does_not_know_how_long_the_caller_waits_where_the_format_does_not_say(
         let server = Script::new().on_message(move |conn, msg| {
             tell.send((msg.remaining(), conn.defer(&msg).unwrap())).unwrap();
         });
-        let pair = Pair::new(protocol.parse::<Any>().unwrap(), server, Script::new());
+        let pair = Pair::new(protocol.parse::<AnyProtocol>().unwrap(), server, Script::new());
         let _call = pair.dialling_side().call_async("request", NEVER);
         let (remaining, responder) = told.recv_timeout(PATIENCE).unwrap();
         assert_eq!((remaining, responder.deadline()), (None, None), "{protocol}");
@@ -277,7 +285,7 @@ fn timeout_beyond_the_format_is_carried_as_its_most() {
 fn answer_after_the_connection_has_ended_goes_nowhere_and_says_so() {
     for protocol in WITH_CALLS {
         let (server, kept) = keeping();
-        let protocol: Any = protocol.parse().unwrap();
+        let protocol: AnyProtocol = protocol.parse().unwrap();
         let pair = Pair::with(protocol, impatient(), server, not_redialled(), Script::new());
         let side = pair.dialling_side();
         let _calls = [side.call_async("1", NEVER), side.call_async("2", NEVER)];
@@ -304,7 +312,7 @@ fn impatient() -> Config {
 
 /// The callee is the side that dials: its connection lives on, in another epoch.
 fn answer_after_a_reconnect(protocol: &str) {
-    let protocol: Any = protocol.parse().unwrap();
+    let protocol: AnyProtocol = protocol.parse().unwrap();
     let (client, kept) = keeping();
     let soon = impatient().reconnect(Reconnect::fixed(Duration::ZERO));
     let pair = Pair::with(protocol, Config::new(), Script::new(), soon, client);

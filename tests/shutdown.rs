@@ -21,7 +21,7 @@ use std::{
 use common::{Event, PATIENCE, Peer, Running, Script, message};
 use longhaul::{
     CallError, CloseReason, Config, Error, Incident, ReactorBuilder, SendError,
-    protocol::{Any, Native, Tcpstream},
+    protocol::{AnyProtocol, Native, Tcpstream},
 };
 
 const KIB: usize = 1024;
@@ -35,7 +35,11 @@ fn roomy() -> Config {
 }
 
 /// Sends 4 MiB as 64 messages, in one turn.
-fn send_4_mib(server: &Running, id: longhaul::ConnId, then: fn(&mut longhaul::Conn<'_, Any>)) {
+fn send_4_mib(
+    server: &Running,
+    id: longhaul::ConnId,
+    then: fn(&mut longhaul::Conn<'_, AnyProtocol>),
+) {
     server.ask(move |cx| {
         let mut conn = cx.conn(id).unwrap();
         for number in 0..64_u8 {
@@ -227,7 +231,7 @@ fn stop_flushes_what_was_accepted_to_a_slow_reader() {
 }
 
 /// The handler keeps every request; the reactor stops; one is answered after that, and one dropped.
-fn stop_waits_for_responders(protocol: Any, request: impl Fn(u64, &[u8]) -> Vec<u8>) {
+fn stop_waits_for_responders(protocol: AnyProtocol, request: impl Fn(u64, &[u8]) -> Vec<u8>) {
     let builder = ReactorBuilder::new(protocol).config(roomy()).stop_timeout(PATIENCE);
     let (keep, kept) = channel();
     let script = Script::new().on_message(move |conn, msg| {
@@ -260,7 +264,7 @@ fn stop_waits_for_responders_on_native() {
 #[test]
 fn stop_waits_for_responders_where_requests_are_not_marked() {
     for protocol in ["tcpstream", "qtk3", "qtk2"] {
-        let protocol: Any = protocol.parse().unwrap();
+        let protocol: AnyProtocol = protocol.parse().unwrap();
         stop_waits_for_responders(protocol, |_, body| message(&protocol, body));
     }
 }
@@ -337,9 +341,9 @@ fn handle_of_a_stopped_reactor_says_so() {
     assert_eq!(handle.broadcast("x"), Err(SendError::Stopped));
     assert_eq!(handle.run(|_| ()), Err(SendError::Stopped));
     assert!(matches!(handle.ask(|_| ()), Err(Error::Stopped)));
-    let any = Any::from(Native);
-    assert!(matches!(handle.listen("127.0.0.1:0", &any, &Config::new()), Err(Error::Stopped)));
-    let dialled = handle.connect("127.0.0.1:1", &any, &Config::new());
+    let any = AnyProtocol::from(Native);
+    assert!(matches!(handle.listen_with("127.0.0.1:0", &any, &Config::new()), Err(Error::Stopped)));
+    let dialled = handle.connect_with("127.0.0.1:1", &any, &Config::new());
     assert!(matches!(dialled, Err(Error::Stopped)));
     assert!(matches!(handle.send(id, "x"), Err(SendError::Stopped | SendError::Closed)));
     handle.close(id);
@@ -368,7 +372,7 @@ fn nothing_new_begins_once_the_reactor_stops() {
 fn stop_ends_dials_and_those_who_wait_for_them() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let mut client = Running::client(Native, Config::new(), Script::new());
-    let id = client.handle.connect(nobody, &Native.into(), &Config::new()).unwrap();
+    let id = client.handle.connect_with(nobody, &Native.into(), &Config::new()).unwrap();
     client.handle.send(id, "kept for later").unwrap();
     client.events.incident();
     client.handle.stop();
@@ -406,7 +410,8 @@ fn stop_inside_a_callback_ends_the_run() {
 
 #[test]
 fn dropped_reactor_closes_its_sockets() {
-    let mut reactor = ReactorBuilder::new(Any::from(Tcpstream)).build(Script::new()).unwrap();
+    let mut reactor =
+        ReactorBuilder::new(AnyProtocol::from(Tcpstream)).build(Script::new()).unwrap();
     let (_, addr) = reactor.listen("127.0.0.1:0").unwrap();
     let mut peer = Peer::new(&addr, Tcpstream);
     while reactor.stats().accepted == 0 {
@@ -421,7 +426,7 @@ fn dropped_reactor_closes_its_sockets() {
 
 #[test]
 fn turn_and_run_after_the_end_do_nothing() {
-    let mut reactor = ReactorBuilder::new(Any::from(Native)).build(Script::new()).unwrap();
+    let mut reactor = ReactorBuilder::new(AnyProtocol::from(Native)).build(Script::new()).unwrap();
     reactor.handle().stop();
     reactor.run().unwrap();
     assert!(!reactor.turn(None).unwrap());
@@ -435,7 +440,7 @@ fn every_message_that_is_accepted_while_the_reactor_stops_is_told_of() {
     for round in 0..50 {
         let settings = Config::new().offline_queue(256 << 20, Duration::from_secs(600));
         let mut client = Running::client(Native, settings.clone(), Script::new());
-        let id = client.handle.connect(nobody, &Native.into(), &settings).unwrap();
+        let id = client.handle.connect_with(nobody, &Native.into(), &settings).unwrap();
         client.events.incident();
         let handle = client.handle.clone();
         let (tell, started) = channel();

@@ -17,7 +17,7 @@ use std::{sync::mpsc::channel, thread, time::Duration};
 use common::{PATIENCE, Peer, Running, Script};
 use longhaul::{
     Bytes, CallError, Config, Error, Handle, Reactor, ReactorBuilder, SendError,
-    protocol::{Any, Native, Tcpstream},
+    protocol::{AnyProtocol, Native, Tcpstream},
 };
 
 const KIB: usize = 1024;
@@ -54,7 +54,7 @@ fn check(body: &[u8]) -> (u8, u32) {
     (body[0], u32::from_be_bytes(body[1..5].try_into().unwrap()))
 }
 
-fn eight_threads_send_to_one_connection(protocol: impl Into<Any>) {
+fn eight_threads_send_to_one_connection(protocol: impl Into<AnyProtocol>) {
     const THREADS: u8 = 8;
     const EACH: u32 = 100;
     let protocol = protocol.into();
@@ -131,7 +131,7 @@ fn messages_of_eight_threads_come_in_whole_and_in_order() {
 
 // ---- the mailbox ----
 
-fn idle(builder: ReactorBuilder<Any>) -> (Reactor<Script>, Handle<Any>) {
+fn idle(builder: ReactorBuilder<AnyProtocol>) -> (Reactor<Script>, Handle<AnyProtocol>) {
     let reactor = builder.build(Script::new()).unwrap();
     let handle = reactor.handle();
     (reactor, handle)
@@ -249,9 +249,9 @@ fn blocking_calls_on_the_loops_own_thread_are_refused() {
 fn handle_is_for_every_thread() {
     fn assert_send_sync<T: Send + Sync + Clone>() {}
     fn assert_send<T: Send>() {}
-    assert_send_sync::<Handle<Any>>();
+    assert_send_sync::<Handle<AnyProtocol>>();
     assert_send::<Reactor<Script>>();
-    assert_send::<longhaul::Responder<Any>>();
+    assert_send::<longhaul::Responder<AnyProtocol>>();
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn panic_of_a_closure_on_the_loop_ends_neither_the_loop_nor_the_asker() {
 #[test]
 fn message_for_a_connection_that_ended_meanwhile_is_reported() {
     let (script, events) = Script::new().telling();
-    let mut reactor = ReactorBuilder::new(Any::from(Tcpstream)).build(script).unwrap();
+    let mut reactor = ReactorBuilder::new(AnyProtocol::from(Tcpstream)).build(script).unwrap();
     let (_, addr) = reactor.listen("127.0.0.1:0").unwrap();
     let handle = reactor.handle();
     let _peer = Peer::new(addr, Tcpstream);

@@ -21,7 +21,7 @@ use common::{PATIENCE, Peer, Running, Script, message};
 use longhaul::{
     Audience, Bytes, Config, Conn, ConnId, Context, Handler, Incident, Message, ReactorBuilder,
     Reconnect, Tagged,
-    protocol::{Any, Length, Native, Qtk3, Tcpstream},
+    protocol::{AnyProtocol, Length, Native, Qtk3, Tcpstream},
 };
 
 const KIB: usize = 1024;
@@ -45,7 +45,7 @@ fn unsent_messages_are_handed_back_whole_and_in_order_once() {
     let filled_up = Length::builder().adjustment(300).build().unwrap();
     let apart = Length::builder().skip(9).build().unwrap();
     for protocol in [
-        Any::from(Native),
+        AnyProtocol::from(Native),
         Tcpstream.into(),
         Qtk3.into(),
         with_header.into(),
@@ -107,7 +107,7 @@ fn what_is_handed_back_can_be_sent_again_and_arrives_before_what_follows() {
         }
     });
     let client = Running::client(Tcpstream, settings.clone(), script);
-    let id = client.handle.connect(addr, &Tcpstream.into(), &settings).unwrap();
+    let id = client.handle.connect_with(addr, &Tcpstream.into(), &settings).unwrap();
     let first = listener.accept().unwrap().0;
     client.events.connected();
     client.ask(move |cx| {
@@ -131,11 +131,11 @@ fn what_is_handed_back_can_be_sent_again_and_arrives_before_what_follows() {
 struct Keeper(Sender<(ConnId, u64, Vec<Tagged<Bytes>>)>);
 
 impl Handler for Keeper {
-    type Protocol = Any;
+    type Protocol = AnyProtocol;
 
-    fn on_message(&mut self, _: &mut Conn<'_, Any>, _: Message<'_, Any>) {}
+    fn on_message(&mut self, _: &mut Conn<'_, AnyProtocol>, _: Message<'_, AnyProtocol>) {}
 
-    fn on_error(&mut self, cx: &mut Context<'_, Any>, incident: &Incident) {
+    fn on_error(&mut self, cx: &mut Context<'_, AnyProtocol>, incident: &Incident) {
         if let Incident::Undelivered { conn, messages } = incident {
             let bodies = cx.take_undelivered();
             assert!(cx.take_undelivered().is_empty(), "once");
@@ -148,7 +148,7 @@ impl Handler for Keeper {
 fn messages_that_waited_for_a_connection_that_never_came_are_handed_back() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (tell, told) = channel();
-    let mut reactor = ReactorBuilder::new(Any::from(Native)).build(Keeper(tell)).unwrap();
+    let mut reactor = ReactorBuilder::new(AnyProtocol::from(Native)).build(Keeper(tell)).unwrap();
     let conn = reactor.connect(nobody).unwrap();
     let handle = reactor.handle();
     let thread = std::thread::spawn(move || reactor.run());
@@ -176,14 +176,14 @@ fn drained_listener_finishes_what_is_in_flight_and_reports() {
     });
     let server = Running::server(Native, Config::new(), script);
     let (other, other_addr) =
-        server.handle.listen("127.0.0.1:0", &Native.into(), &Config::new()).unwrap();
+        server.handle.listen_with("127.0.0.1:0", &Native.into(), &Config::new()).unwrap();
     let mut peer = Peer::new(server.addr, Native);
     let mut stays = Peer::new(&other_addr, Native);
     let _ids = (server.events.connected(), server.events.connected());
     peer.write(&common::request(1, b"question"));
     let responder = kept.recv_timeout(PATIENCE).unwrap();
     let listener = server.ask(move |cx| {
-        let of_first = |cx: &mut Context<'_, Any>| {
+        let of_first = |cx: &mut Context<'_, AnyProtocol>| {
             let ids: Vec<_> = cx.connections().collect();
             ids.into_iter().find_map(|id| cx.conn(id).unwrap().listener().filter(|id| *id != other))
         };

@@ -13,7 +13,7 @@ use std::{
 use longhaul::{
     Audience, Client, ClientBuilder, CloseReport, Conn, Context, Handler, Incident, Message,
     Reactor, ReactorBuilder, Server,
-    protocol::{Any, AnyId, Kind},
+    protocol::{AnyId, AnyProtocol, Kind},
 };
 
 /// No call and no round takes so long, unless something is lost.
@@ -28,9 +28,9 @@ pub(crate) fn now() -> Instant {
 pub(crate) struct Echo;
 
 impl Handler for Echo {
-    type Protocol = Any;
+    type Protocol = AnyProtocol;
 
-    fn on_message(&mut self, conn: &mut Conn<'_, Any>, msg: Message<'_, Any>) {
+    fn on_message(&mut self, conn: &mut Conn<'_, AnyProtocol>, msg: Message<'_, AnyProtocol>) {
         let _ = match msg.kind() {
             Kind::Push => conn.send(&msg),
             _ => conn.reply(&msg, &msg),
@@ -39,7 +39,7 @@ impl Handler for Echo {
 }
 
 /// An echo server on a thread of its own, and a client of it on another.
-pub(crate) fn echo(protocol: Any) -> (Server<Any>, Client<Any>) {
+pub(crate) fn echo(protocol: AnyProtocol) -> (Server<AnyProtocol>, Client<AnyProtocol>) {
     let server = Server::bind_with("127.0.0.1:0", ReactorBuilder::new(protocol), Echo)
         .expect("loopback has a free port");
     let client = ClientBuilder::new(protocol).connect(server.addr()).expect("it listens");
@@ -76,7 +76,7 @@ impl Crowd {
             );
             return None;
         }
-        let protocol = Any::default();
+        let protocol = AnyProtocol::default();
         let mut reactor = ReactorBuilder::new(protocol)
             .build(Host::default())
             .expect("the system has a descriptor left");
@@ -121,13 +121,13 @@ impl Drop for Crowd {
 }
 
 impl Handler for Host {
-    type Protocol = Any;
+    type Protocol = AnyProtocol;
 
-    fn on_connect(&mut self, _: &mut Conn<'_, Any>) {
+    fn on_connect(&mut self, _: &mut Conn<'_, AnyProtocol>) {
         self.up += 1;
     }
 
-    fn on_message(&mut self, conn: &mut Conn<'_, Any>, msg: Message<'_, Any>) {
+    fn on_message(&mut self, conn: &mut Conn<'_, AnyProtocol>, msg: Message<'_, AnyProtocol>) {
         if matches!(msg.id(), AnyId::Length(_)) {
             let _ = conn.send(&msg);
         } else {
@@ -146,8 +146,9 @@ pub(crate) fn is_crowd() -> bool {
         dialled: 0,
         received: 0,
     };
-    let mut reactor =
-        ReactorBuilder::new(Any::default()).build(others).expect("it has a descriptor left");
+    let mut reactor = ReactorBuilder::new(AnyProtocol::default())
+        .build(others)
+        .expect("it has a descriptor left");
     reactor.run().expect("the poll works");
     true
 }
@@ -161,7 +162,7 @@ struct Others {
 }
 
 impl Others {
-    fn dial(&mut self, cx: &mut Context<'_, Any>) {
+    fn dial(&mut self, cx: &mut Context<'_, AnyProtocol>) {
         if self.dialled < self.size {
             self.dialled += 1;
             cx.connect(self.server).expect("the reactor runs");
@@ -170,20 +171,20 @@ impl Others {
 }
 
 impl Handler for Others {
-    type Protocol = Any;
+    type Protocol = AnyProtocol;
 
-    fn on_start(&mut self, cx: &mut Context<'_, Any>) {
+    fn on_start(&mut self, cx: &mut Context<'_, AnyProtocol>) {
         // No more at a time than the listener's backlog takes.
         for _ in 0..100 {
             self.dial(cx);
         }
     }
 
-    fn on_connect(&mut self, conn: &mut Conn<'_, Any>) {
+    fn on_connect(&mut self, conn: &mut Conn<'_, AnyProtocol>) {
         self.dial(conn.cx());
     }
 
-    fn on_message(&mut self, conn: &mut Conn<'_, Any>, _: Message<'_, Any>) {
+    fn on_message(&mut self, conn: &mut Conn<'_, AnyProtocol>, _: Message<'_, AnyProtocol>) {
         self.received += 1;
         if self.received == self.size {
             self.received = 0;
@@ -191,11 +192,11 @@ impl Handler for Others {
         }
     }
 
-    fn on_disconnect(&mut self, conn: &mut Conn<'_, Any>, _: &CloseReport) {
+    fn on_disconnect(&mut self, conn: &mut Conn<'_, AnyProtocol>, _: &CloseReport) {
         conn.cx().stop();
     }
 
-    fn on_error(&mut self, cx: &mut Context<'_, Any>, incident: &Incident) {
+    fn on_error(&mut self, cx: &mut Context<'_, AnyProtocol>, incident: &Incident) {
         eprintln!("the other process: {incident}");
         cx.stop();
     }

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, anyhow};
 use hdrhistogram::Histogram;
 use indicatif::{ProgressBar, ProgressStyle};
-use longhaul::{Bytes, CallError, Client, ClientBuilder, Config, Reconnect, protocol::Any};
+use longhaul::{Bytes, CallError, Client, ClientBuilder, Config, Reconnect, protocol::AnyProtocol};
 
 use crate::args::{at_least_one, seconds};
 
@@ -34,7 +34,7 @@ pub(crate) struct Args {
     text: String,
     /// The wire format
     #[arg(long, value_name = "native|tcpstream|qtk3|qtk2", default_value_t)]
-    protocol: Any,
+    protocol: AnyProtocol,
     /// How long to wait for each reply
     #[arg(long, value_name = "SECS", default_value = "5", value_parser = seconds)]
     timeout: Duration,
@@ -72,16 +72,16 @@ fn run(args: &Args) -> anyhow::Result<()> {
 }
 
 /// All connections are of one reactor, the first client's.
-fn connect(args: &Args) -> Result<Vec<Client<Any>>, longhaul::Error> {
+fn connect(args: &Args) -> Result<Vec<Client<AnyProtocol>>, longhaul::Error> {
     let config = Config::new().reconnect(Reconnect::never());
     let first = ClientBuilder::new(args.protocol).config(config.clone()).connect(&*args.addr)?;
     let handle = first.handle();
     let more = (1..args.connections)
-        .map(|_| Client::connect_on(&handle, &*args.addr, &args.protocol, &config));
+        .map(|_| Client::connect_on_with(&handle, &*args.addr, &args.protocol, &config));
     std::iter::once(Ok(first)).chain(more).collect()
 }
 
-fn call(client: &Client<Any>, args: &Args) -> anyhow::Result<Bytes> {
+fn call(client: &Client<AnyProtocol>, args: &Args) -> anyhow::Result<Bytes> {
     client.call(&args.text, args.timeout).map_err(|error| anyhow!(with_fate(&error)))
 }
 
@@ -92,7 +92,7 @@ fn with_fate(error: &CallError) -> String {
 }
 
 /// Makes `calls` calls from all threads together.
-fn measure(args: &Args, clients: &[Client<Any>], calls: u64) -> anyhow::Result<()> {
+fn measure(args: &Args, clients: &[Client<AnyProtocol>], calls: u64) -> anyhow::Result<()> {
     // Drawn on standard error, and not at all where that is no terminal.
     let progress = ProgressBar::new(calls).with_style(ProgressStyle::with_template(
         "{bar:40} {human_pos}/{human_len} calls, {per_sec}, {eta} left",
@@ -119,7 +119,7 @@ fn measure(args: &Args, clients: &[Client<Any>], calls: u64) -> anyhow::Result<(
 /// Takes one call after the other while there are any; how many microseconds each took.
 fn call_in_turn(
     args: &Args,
-    client: &Client<Any>,
+    client: &Client<AnyProtocol>,
     calls: u64,
     taken: &AtomicU64,
     progress: &ProgressBar,

@@ -21,7 +21,7 @@ use generator::{Generator, Plan};
 use indicatif::HumanBytes;
 use longhaul::{
     Config, ReactorBuilder, Reconnect, Target,
-    protocol::{Any, Correlation, Protocol},
+    protocol::{AnyProtocol, Correlation, Protocol},
 };
 use report::Report;
 
@@ -58,7 +58,7 @@ pub(crate) struct Args {
     addr: Target,
     /// The wire format
     #[arg(long, value_name = "native|tcpstream|qtk3|qtk2|length", default_value_t)]
-    protocol: Any,
+    protocol: AnyProtocol,
     /// How many connections
     #[arg(long, value_name = "N", default_value = "64", value_parser = at_least_one)]
     connections: usize,

@@ -14,7 +14,7 @@ use std::{
 
 use longhaul::{
     CallError, CloseReason, CloseReport, Conn, ConnId, Context, Handle, Handler, Incident, Message,
-    ReactorBuilder, Reconnect, Timer, TimerId, protocol::Any,
+    ReactorBuilder, Reconnect, Timer, TimerId, protocol::AnyProtocol,
 };
 
 use crate::args::{Liveness, seconds};
@@ -41,7 +41,7 @@ pub(crate) struct Args {
     addr: String,
     /// The wire format
     #[arg(long, value_name = "native|tcpstream|qtk3|qtk2|length", default_value_t)]
-    protocol: Any,
+    protocol: AnyProtocol,
     /// Listen, and talk with everyone who connects
     #[arg(long, conflicts_with = "reconnect")]
     listen: bool,
@@ -116,7 +116,7 @@ fn talk(args: &Args) -> anyhow::Result<bool> {
 }
 
 /// Hands over one line after the other, and rouses the loop for it.
-fn read_lines(read: SyncSender<Vec<u8>>, handle: &Handle<Any>) {
+fn read_lines(read: SyncSender<Vec<u8>>, handle: &Handle<AnyProtocol>) {
     let pump = || handle.run_with(Talk::pump).is_ok();
     for line in io::stdin().lock().split(b'\n') {
         let is_taken = match line {
@@ -157,7 +157,7 @@ struct Talk {
 
 impl Talk {
     /// Sends what was read, while there are peers and all of them take it.
-    fn pump(&mut self, cx: &mut Context<'_, Any>) {
+    fn pump(&mut self, cx: &mut Context<'_, AnyProtocol>) {
         loop {
             let line = match self.next.take().map_or_else(|| self.lines.try_recv(), Ok) {
                 Ok(line) => line,
@@ -180,7 +180,7 @@ impl Talk {
     }
 
     /// Sends a line as a message, or as a request.
-    fn say_line(&mut self, conn: &mut Conn<'_, Any>, line: &[u8]) {
+    fn say_line(&mut self, conn: &mut Conn<'_, AnyProtocol>, line: &[u8]) {
         let Some(timeout) = self.timeout else {
             self.unanswered += 1;
             if let Err(error) = conn.send(line) {
@@ -202,14 +202,14 @@ impl Talk {
         }
     }
 
-    fn fail_call(&mut self, cx: &mut Context<'_, Any>, error: &CallError) {
+    fn fail_call(&mut self, cx: &mut Context<'_, AnyProtocol>, error: &CallError) {
         self.has_failed = true;
         say(cx, format_args!("failed {error}"));
     }
 
     /// All input was sent. It ends when there was a peer, every call has ended, and no peer has said
     /// anything for a while: a short one if as much came as was sent.
-    fn wait_for_quiet(&mut self, cx: &mut Context<'_, Any>) {
+    fn wait_for_quiet(&mut self, cx: &mut Context<'_, AnyProtocol>) {
         const QUIET: Duration = Duration::from_millis(500);
         const UNANSWERED: Duration = Duration::from_secs(5);
         if self.stays || self.calls > 0 {
@@ -228,7 +228,7 @@ impl Talk {
         }
     }
 
-    fn fail(&mut self, cx: &mut Context<'_, Any>, error: impl Display) {
+    fn fail(&mut self, cx: &mut Context<'_, AnyProtocol>, error: impl Display) {
         self.has_failed = true;
         say(cx, format_args!("error {error}"));
     }
@@ -238,15 +238,15 @@ impl Talk {
 const CALLS: usize = 64;
 
 impl Handler for Talk {
-    type Protocol = Any;
+    type Protocol = AnyProtocol;
 
-    fn on_connect(&mut self, conn: &mut Conn<'_, Any>) {
+    fn on_connect(&mut self, conn: &mut Conn<'_, AnyProtocol>) {
         self.is_coming_back = false;
         say(conn.cx(), "connected");
         self.pump(conn.cx());
     }
 
-    fn on_message(&mut self, conn: &mut Conn<'_, Any>, msg: Message<'_, Any>) {
+    fn on_message(&mut self, conn: &mut Conn<'_, AnyProtocol>, msg: Message<'_, AnyProtocol>) {
         say(conn.cx(), format_args!("message {}", msg.text()));
         self.unanswered = self.unanswered.saturating_sub(1);
         if self.goodbye.is_some() {
@@ -254,11 +254,11 @@ impl Handler for Talk {
         }
     }
 
-    fn on_writable(&mut self, conn: &mut Conn<'_, Any>) {
+    fn on_writable(&mut self, conn: &mut Conn<'_, AnyProtocol>) {
         self.pump(conn.cx());
     }
 
-    fn on_disconnect(&mut self, conn: &mut Conn<'_, Any>, report: &CloseReport) {
+    fn on_disconnect(&mut self, conn: &mut Conn<'_, AnyProtocol>, report: &CloseReport) {
         say(conn.cx(), format_args!("disconnected {}", report.reason));
         let is_normal = matches!(
             report.reason,
@@ -288,7 +288,7 @@ impl Handler for Talk {
         self.pump(conn.cx());
     }
 
-    fn on_timer(&mut self, cx: &mut Context<'_, Any>, _: Timer) {
+    fn on_timer(&mut self, cx: &mut Context<'_, AnyProtocol>, _: Timer) {
         let peers: Vec<ConnId> = cx.connections().collect();
         if peers.iter().any(|peer| cx.conn(*peer).is_some_and(|conn| conn.queued() > 0)) {
             return self.wait_for_quiet(cx);
@@ -300,7 +300,7 @@ impl Handler for Talk {
         }
     }
 
-    fn on_error(&mut self, cx: &mut Context<'_, Any>, incident: &Incident) {
+    fn on_error(&mut self, cx: &mut Context<'_, AnyProtocol>, incident: &Incident) {
         match incident {
             Incident::DialFailed { error, retry_in: Some(delay), .. } => {
                 say(cx, format_args!("error {error}"));
@@ -316,7 +316,7 @@ impl Handler for Talk {
 }
 
 /// Prints an event at once, on one line whatever the peer says, and stops when nobody reads it.
-fn say(cx: &mut Context<'_, Any>, event: impl Display) {
+fn say(cx: &mut Context<'_, AnyProtocol>, event: impl Display) {
     let is_unprintable = |char: char| char.is_control() && char != '\t';
     let line = event.to_string().replace(is_unprintable, "\u{fffd}");
     if writeln!(io::stdout(), "{line}").is_err() {

@@ -15,7 +15,7 @@ use std::{ffi::OsStr, net::TcpListener, path::Path, sync::mpsc::channel, time::D
 use common::{PATIENCE, Running, Script, program::Program};
 use longhaul::{
     Config, ReactorBuilder,
-    protocol::{Any, Native},
+    protocol::{AnyProtocol, Native},
 };
 
 fn start<A: AsRef<OsStr>>(args: &[A]) -> Program {
@@ -23,11 +23,11 @@ fn start<A: AsRef<OsStr>>(args: &[A]) -> Program {
 }
 
 /// An echo server, and its address.
-fn echo(protocol: impl Into<Any>) -> (Running, String) {
+fn echo(protocol: impl Into<AnyProtocol>) -> (Running, String) {
     serve(protocol, Script::echo())
 }
 
-fn serve(protocol: impl Into<Any>, script: Script) -> (Running, String) {
+fn serve(protocol: impl Into<AnyProtocol>, script: Script) -> (Running, String) {
     let server = Running::server(protocol, Config::new(), script);
     let addr = server.addr.to_string();
     (server, addr)
@@ -89,7 +89,7 @@ fn what_is_mistyped_is_told_with_what_was_expected() {
 
 /// Lines there and back, and a graceful end.
 fn talk_with_echo(protocol: &str) {
-    let (_echo, addr) = echo(protocol.parse::<Any>().unwrap());
+    let (_echo, addr) = echo(protocol.parse::<AnyProtocol>().unwrap());
     let mut talk = start(&["talk", &*addr, "--protocol", protocol]);
     talk.expect("connected");
     talk.write("hello\n\n\u{e9}\n");

@@ -67,6 +67,12 @@ impl<P: Protocol> Context<'_, P> {
         self.state.broadcast(audience, tag, body.into_bytes())
     }
 
+    /// The protocol and settings of what is given none of its own.
+    pub(crate) fn defaults(&self) -> (P, Config) {
+        let profile = self.state.profiles.defaults();
+        (profile.protocol.clone(), profile.config.clone())
+    }
+
     /// Dials with the default protocol and settings; see [`connect_with`](Self::connect_with).
     ///
     /// # Errors
@@ -77,8 +83,8 @@ impl<P: Protocol> Context<'_, P> {
         T: TryInto<Target>,
         Error: From<T::Error>,
     {
-        let profile = self.state.profiles.defaults().clone();
-        self.connect_with(target, &profile.protocol, &profile.config)
+        let (protocol, config) = self.defaults();
+        self.connect_with(target, &protocol, &config)
     }
 
     /// Dials a peer: `ip:port` or `host:port`.
@@ -126,8 +132,8 @@ impl<P: Protocol> Context<'_, P> {
         T: TryInto<Target>,
         Error: From<T::Error>,
     {
-        let profile = self.state.profiles.defaults().clone();
-        self.listen_with(addr, &profile.protocol, &profile.config)
+        let (protocol, config) = self.defaults();
+        self.listen_with(addr, &protocol, &config)
     }
 
     /// Listens on the first address that can be bound; the one returned has the real port. A name is
@@ -486,8 +492,10 @@ impl<'a, P: Protocol> Conn<'a, P> {
     }
 
     /// Gives up a call of ours: it ends as cancelled, and the peer is told where the format can.
-    pub fn cancel_call(&mut self, call: CallId) {
-        self.cx.state.give_up(self.id, call, false);
+    ///
+    /// False if there is no such call in flight: it has ended, is another connection's, or this one is gone.
+    pub fn cancel_call(&mut self, call: CallId) -> bool {
+        self.cx.state.give_up(self.id, call, false)
     }
 
     /// Closes the connection for good: nothing more is received, what is queued is flushed for up to
@@ -525,28 +533,35 @@ impl<'a, P: Protocol> Conn<'a, P> {
         }
     }
 
+    /// The connection, unless nothing more comes of it.
+    fn living(&mut self) -> Option<&mut Slot<P, Waiter<P>>> {
+        self.cx.state.get_mut(self.id).filter(|slot| !slot.is_gone())
+    }
+
     /// Stops reading from the peer; what arrives waits in the system, and slows the peer down.
     ///
     /// While something waits there unread, that counts as life, and no deadline of the peer's runs. So a
     /// paused connection does not notice that its peer is gone, nor that TCP has given it up: that is
     /// found by the first read after [`resume`](Self::resume), or by a write.
-    pub fn pause(&mut self) {
-        if let Some(slot) = self.cx.state.get_mut(self.id) {
-            slot.epoch.reading.pause();
-        }
+    ///
+    /// False if the connection is gone.
+    pub fn pause(&mut self) -> bool {
+        let Some(slot) = self.living() else { return false };
+        slot.epoch.reading.pause();
+        true
     }
 
-    /// Goes on reading.
-    pub fn resume(&mut self) {
+    /// Goes on reading. False if the connection is gone.
+    pub fn resume(&mut self) -> bool {
         let now = self.cx.state.clock.now();
-        if let Some(slot) = self.cx.state.get_mut(self.id) {
-            let was_paused = slot.epoch.reading.resume();
-            if was_paused && slot.io.is_readable {
-                // What waited did so because of us: that does not count against the peer.
-                slot.link.handle_unread(now);
-            }
-            self.cx.state.mark_ready(self.id);
+        let Some(slot) = self.living() else { return false };
+        let was_paused = slot.epoch.reading.resume();
+        if was_paused && slot.io.is_readable {
+            // What waited did so because of us: that does not count against the peer.
+            slot.link.handle_unread(now);
         }
+        self.cx.state.mark_ready(self.id);
+        true
     }
 
     /// Makes [`on_timer`](Handler::on_timer) be called once, after this time, with this token and
@@ -560,18 +575,19 @@ impl<'a, P: Protocol> Conn<'a, P> {
     }
 
     /// Makes the connection a member of a group, to be reached by [`Audience::Group`]; across
-    /// reconnects, until it leaves or its id ends.
-    pub fn join(&mut self, group: impl Into<Arc<str>>) {
+    /// reconnects, until it leaves or its id ends. False if the connection is gone.
+    pub fn join(&mut self, group: impl Into<Arc<str>>) -> bool {
         let group = group.into();
-        let Some(slot) = self.cx.state.get_mut(self.id) else { return };
+        let Some(slot) = self.living() else { return false };
         let own = slot.own.get_or_insert_default();
         if !own.groups.contains(&group) {
             own.groups.push(group.clone());
             self.cx.state.fanouts.groups.join(self.id, group);
         }
+        true
     }
 
-    /// Ends the membership. False if there was none.
+    /// Ends the membership. False if there was none, or if the connection is gone.
     pub fn leave(&mut self, group: &str) -> bool {
         let Some(slot) = self.cx.state.get_mut(self.id) else { return false };
         let Some(own) = &mut slot.own else { return false };
@@ -611,9 +627,10 @@ impl<'a, P: Protocol> Conn<'a, P> {
         self.cx.state.get_mut(self.id)?.own.as_mut()?.data.as_deref_mut()?.downcast_mut()
     }
 
-    /// The peer's address; the one being dialled before the connection is up.
+    /// The peer's address. Of a dialled connection that is not up, the one that was tried last; `None`
+    /// before the first, while its name is looked up, and if the connection is gone.
     pub fn peer_addr(&self) -> Option<Addr> {
-        self.cx.state.get(self.id).map(|slot| slot.peer.get().into())
+        self.cx.state.get(self.id)?.peer.known().map(Addr::from)
     }
 
     /// Our end's address, while there is a socket.

@@ -484,14 +484,31 @@ impl<P: Protocol> Handle<P> {
         }
     }
 
-    /// Listens, and blocks until the loop has bound the address; see
-    /// [`Context::listen_with`].
+    /// Listens with the reactor's own protocol and settings; see [`listen_with`](Self::listen_with).
+    ///
+    /// # Errors
+    ///
+    /// As [`listen_with`](Self::listen_with).
+    pub fn listen<T>(&self, addr: T) -> Result<(ListenerId, Addr), Error>
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+    {
+        let addrs = addr.try_into()?.to_addrs()?;
+        self.ask(move |cx| {
+            let (protocol, config) = cx.defaults();
+            cx.listen_first(&addrs, &protocol, &config)
+        })?
+    }
+
+    /// Listens with a protocol and settings of this listener's own, and blocks until the loop has bound
+    /// the address; see [`Context::listen_with`].
     ///
     /// # Errors
     ///
     /// The settings can't work, no address could be bound, the reactor has stopped, or this is its
     /// own thread.
-    pub fn listen<T>(
+    pub fn listen_with<T>(
         &self,
         addr: T,
         protocol: &P,
@@ -525,13 +542,31 @@ impl<P: Protocol> Handle<P> {
         self.run(move |cx| _ = cx.drain_listener(listener))
     }
 
-    /// Dials, and blocks until the loop has begun to; see [`Context::connect_with`].
+    /// Dials with the reactor's own protocol and settings; see [`connect_with`](Self::connect_with).
+    ///
+    /// # Errors
+    ///
+    /// As [`connect_with`](Self::connect_with).
+    pub fn connect<T>(&self, target: T) -> Result<ConnId, Error>
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+    {
+        let target: Target = target.try_into()?;
+        self.ask(move |cx| {
+            let (protocol, config) = cx.defaults();
+            cx.connect_target(target, &protocol, &config)
+        })?
+    }
+
+    /// Dials with a protocol and settings of this connection's own, and blocks until the loop has begun
+    /// to; see [`Context::connect_with`].
     ///
     /// # Errors
     ///
     /// The target is no address, the settings can't work, the reactor has stopped, or this is its
     /// own thread.
-    pub fn connect<T>(&self, target: T, protocol: &P, config: &Config) -> Result<ConnId, Error>
+    pub fn connect_with<T>(&self, target: T, protocol: &P, config: &Config) -> Result<ConnId, Error>
     where
         T: TryInto<Target>,
         Error: From<T::Error>,
@@ -541,14 +576,29 @@ impl<P: Protocol> Handle<P> {
         self.ask(move |cx| cx.connect_target(target, &protocol, &config))?
     }
 
-    /// Dials, and blocks until the connection is up, or its first round of attempts has failed. Where the
-    /// format has a hello, up means that the peer's has come.
+    /// Dials with the reactor's own protocol and settings, and waits; see
+    /// [`connect_and_wait_with`](Self::connect_and_wait_with).
     ///
     /// # Errors
     ///
-    /// As [`connect`](Self::connect); [`Error::Io`], with the target, if it can't be reached, says no
-    /// hello in time (`TimedOut`) or something that is none (`InvalidData`). The connection is gone then.
-    pub fn connect_and_wait<T>(
+    /// As [`connect_and_wait_with`](Self::connect_and_wait_with).
+    pub fn connect_and_wait<T>(&self, target: T) -> Result<ConnId, Error>
+    where
+        T: TryInto<Target>,
+        Error: From<T::Error>,
+    {
+        self.dial_and_wait(target.try_into()?, None)
+    }
+
+    /// Dials with a protocol and settings of this connection's own, and blocks until the connection is up,
+    /// or its first round of attempts has failed. Where the format has a hello, up means that the peer's
+    /// has come.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect_with`](Self::connect_with); [`Error::Io`], with the target, if it can't be reached, says
+    /// no hello in time (`TimedOut`) or something that is none (`InvalidData`). The connection is gone then.
+    pub fn connect_and_wait_with<T>(
         &self,
         target: T,
         protocol: &P,
@@ -558,18 +608,17 @@ impl<P: Protocol> Handle<P> {
         T: TryInto<Target>,
         Error: From<T::Error>,
     {
-        self.dial_and_wait(target.try_into()?, protocol, config)
+        self.dial_and_wait(target.try_into()?, Some((protocol.clone(), config.clone())))
     }
 
     pub(crate) fn dial_and_wait(
         &self,
         target: Target,
-        protocol: &P,
-        config: &Config,
+        own: Option<(P, Config)>,
     ) -> Result<ConnId, Error> {
-        let (protocol, config) = (protocol.clone(), config.clone());
         let name = target.to_string();
         self.put(move |cx: &mut Context<'_, P>, asker| {
+            let (protocol, config) = own.unwrap_or_else(|| cx.defaults());
             match cx.connect_target(target, &protocol, &config) {
                 Ok(conn) => cx.state.awaiters.add(
                     conn,
@@ -634,7 +683,7 @@ impl<P: Protocol> Handle<P> {
         self.put(move |cx, asker| match catch_unwind(AssertUnwindSafe(|| closure(cx))) {
             Ok(value) => asker.answer(value),
             Err(panic) => {
-                asker.tell(Answer::Panicked(panic_text(&*panic)));
+                asker.tell(Told::Panicked(panic_text(&*panic)));
                 // The loop counts it, as it does every panic of a callback.
                 resume_unwind(panic);
             }
@@ -656,9 +705,9 @@ impl<P: Protocol> Handle<P> {
             _ => Error::Stopped,
         })?;
         match answer.wait() {
-            Answer::Value(value) => Ok(value),
-            Answer::Panicked(text) => Err(Error::Panicked(text)),
-            Answer::Nothing => Err(Error::Stopped),
+            Told::Value(value) => Ok(value),
+            Told::Panicked(text) => Err(Error::Panicked(text)),
+            Told::Nothing => Err(Error::Stopped),
         }
     }
 
@@ -815,12 +864,12 @@ impl<P: Protocol> fmt::Debug for PendingCall<P> {
 
 /// Where a thread waits for the answer of a closure.
 struct Question<T> {
-    answer: Mutex<Option<Answer<T>>>,
+    answer: Mutex<Option<Told<T>>>,
     told: Condvar,
 }
 
 /// What became of a closure.
-enum Answer<T> {
+enum Told<T> {
     Value(T),
     Panicked(String),
     /// It was not run.
@@ -828,7 +877,7 @@ enum Answer<T> {
 }
 
 impl<T> Question<T> {
-    fn wait(&self) -> Answer<T> {
+    fn wait(&self) -> Told<T> {
         let mut answer = self.answer.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             match answer.take() {
@@ -844,14 +893,14 @@ struct Asker<T>(Option<Arc<Question<T>>>);
 
 impl<T> Asker<T> {
     fn answer(self, value: T) {
-        self.tell(Answer::Value(value));
+        self.tell(Told::Value(value));
     }
 
-    fn tell(mut self, answer: Answer<T>) {
+    fn tell(mut self, answer: Told<T>) {
         self.tell_once(answer);
     }
 
-    fn tell_once(&mut self, answer: Answer<T>) {
+    fn tell_once(&mut self, answer: Told<T>) {
         if let Some(question) = self.0.take() {
             *question.answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
             question.told.notify_one();
@@ -861,7 +910,7 @@ impl<T> Asker<T> {
 
 impl<T> Drop for Asker<T> {
     fn drop(&mut self) {
-        self.tell_once(Answer::Nothing);
+        self.tell_once(Told::Nothing);
     }
 }
 
@@ -893,7 +942,7 @@ mod tests {
         let conn = connect(&mut reactor);
         let handle = reactor.handle();
         assert!(matches!(handle.ask(|_| ()), Err(Error::NotRunning)));
-        let listening = handle.listen("127.0.0.1:0", &Native, &Config::new());
+        let listening = handle.listen("127.0.0.1:0");
         assert!(matches!(listening, Err(Error::NotRunning)));
         let refused = handle.call(conn, "now", Duration::from_millis(1)).unwrap_err();
         assert_eq!((&refused, refused.fate()), (&CallError::NotRunning, Fate::NotSent));

@@ -22,17 +22,17 @@ use super::{
 /// # Examples
 ///
 /// ```
-/// use longhaul::protocol::{Any, Native, Qtk3};
+/// use longhaul::protocol::{AnyProtocol, Native, Qtk3};
 ///
-/// let protocol: Any = "qtk3".parse()?;
-/// assert_eq!(protocol, Any::Qtk3(Qtk3));
-/// assert_eq!(Any::default(), Any::from(Native));
+/// let protocol: AnyProtocol = "qtk3".parse()?;
+/// assert_eq!(protocol, AnyProtocol::Qtk3(Qtk3));
+/// assert_eq!(AnyProtocol::default(), AnyProtocol::from(Native));
 /// # Ok::<(), longhaul::protocol::UnknownProtocol>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[repr(u8)] // a tag of its own, which is read as it is, in place of one hidden in a value of `Length`
-pub enum Any {
+pub enum AnyProtocol {
     /// Two longhaul peers.
     Native(Native),
     /// Peers of the Go library `kumustone/tcpstream`.
@@ -45,7 +45,7 @@ pub enum Any {
     Length(Length),
 }
 
-/// The id of a message of [`Any`]: that of the chosen format.
+/// The id of a message of [`AnyProtocol`]: that of the chosen format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[repr(u64)] // so that all ids begin at one place, and are copied in whole words
@@ -62,7 +62,7 @@ pub enum AnyId {
     Length(NoId),
 }
 
-impl Any {
+impl AnyProtocol {
     /// The names that parse.
     pub const NAMES: [&'static str; 5] = ["native", "tcpstream", "qtk3", "qtk2", "length"];
 }
@@ -73,11 +73,11 @@ impl Any {
 macro_rules! each {
     ($any:expr, $format:ident $(: $id:ident)? => $does:expr) => {
         match $any {
-            Any::Native($format) => { $(use AnyId::Native as $id;)? $does }
-            Any::Tcpstream($format) => { $(use AnyId::Tcpstream as $id;)? $does }
-            Any::Qtk3($format) => { $(use AnyId::Qtk3 as $id;)? $does }
-            Any::Qtk2($format) => { $(use AnyId::Qtk2 as $id;)? $does }
-            Any::Length($format) => { $(use AnyId::Length as $id;)? $does }
+            AnyProtocol::Native($format) => { $(use AnyId::Native as $id;)? $does }
+            AnyProtocol::Tcpstream($format) => { $(use AnyId::Tcpstream as $id;)? $does }
+            AnyProtocol::Qtk3($format) => { $(use AnyId::Qtk3 as $id;)? $does }
+            AnyProtocol::Qtk2($format) => { $(use AnyId::Qtk2 as $id;)? $does }
+            AnyProtocol::Length($format) => { $(use AnyId::Length as $id;)? $does }
         }
     };
 }
@@ -96,7 +96,7 @@ macro_rules! own_head {
     }};
 }
 
-impl Protocol for Any {
+impl Protocol for AnyProtocol {
     type Id = AnyId;
 
     fn name(&self) -> &'static str {
@@ -193,13 +193,13 @@ impl Protocol for Any {
     }
 }
 
-impl Default for Any {
+impl Default for AnyProtocol {
     fn default() -> Self {
         Self::Native(Native)
     }
 }
 
-impl FromStr for Any {
+impl FromStr for AnyProtocol {
     type Err = UnknownProtocol;
 
     fn from_str(name: &str) -> Result<Self, UnknownProtocol> {
@@ -214,7 +214,7 @@ impl FromStr for Any {
     }
 }
 
-impl fmt::Display for Any {
+impl fmt::Display for AnyProtocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.name())
     }
@@ -222,7 +222,7 @@ impl fmt::Display for Any {
 
 macro_rules! from_format {
     ($($format:ident),*) => {$(
-        impl From<$format> for Any {
+        impl From<$format> for AnyProtocol {
             fn from(format: $format) -> Self {
                 Self::$format(format)
             }
@@ -242,6 +242,11 @@ impl error::Error for UnknownProtocol {}
 
 impl fmt::Display for UnknownProtocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "unknown protocol {:?}, choose one of {}", self.name, Any::NAMES.join(", "))
+        write!(
+            f,
+            "unknown protocol {:?}, choose one of {}",
+            self.name,
+            AnyProtocol::NAMES.join(", ")
+        )
     }
 }

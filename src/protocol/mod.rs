@@ -11,7 +11,7 @@
 //! | [`Qtk3`] | `@qtk/tcp-framework` 3.x | 36 bytes of text, by the pending table | the dialler pings |
 //! | [`Qtk2`] | `@qtk/tcp-framework` 2.x | 32 bytes of text, by the pending table | the dialler pings |
 //! | [`Length`] | any length-delimited stream | none | none |
-//! | [`Any`] | one of these, chosen at run time | as the chosen one | as the chosen one |
+//! | [`AnyProtocol`] | one of these, chosen at run time | as the chosen one | as the chosen one |
 //!
 //! The bytes of each are in `docs/wire.md`.
 
@@ -28,7 +28,7 @@ mod tests;
 
 use std::{fmt, hash::Hash};
 
-pub use any::{Any, AnyId, UnknownProtocol};
+pub use any::{AnyId, AnyProtocol, UnknownProtocol};
 pub use decode_error::DecodeError;
 pub use frame::{Correlation, Decoded, Goaway, Head, HeartbeatBy, Kind, NoId};
 pub use hello::Hello;

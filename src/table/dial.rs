@@ -6,7 +6,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     time::Duration,
 };
@@ -16,7 +16,7 @@ use super::{
     desk::Desk,
     dialled::{Dial, Redial},
     ended_call::AwaitsEnd,
-    slot::{Epoch, Phase, Readiness},
+    slot::{Epoch, PeerAddr, Phase, Readiness},
     state::State,
 };
 use crate::{
@@ -42,9 +42,6 @@ pub(crate) fn stream_options(config: &Config) -> StreamOptions {
     }
 }
 
-/// The peer of a connection that has none yet.
-const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-
 impl<P: Protocol, W: AwaitsEnd> Desk<'_, P, W> {
     /// Makes a dialled connection and starts its first round.
     pub(crate) fn dial(
@@ -54,7 +51,7 @@ impl<P: Protocol, W: AwaitsEnd> Desk<'_, P, W> {
         config: &Config,
     ) -> Result<ConnId, Error> {
         let (profile, _) = self.state.profile(protocol, config)?;
-        let id = self.state.insert(profile, Role::Dialled, Phase::Resolving, NOWHERE)?;
+        let id = self.state.insert(profile, Role::Dialled, Phase::Resolving, PeerAddr::NOWHERE)?;
         if let Some(slot) = self.state.get_mut(id) {
             slot.dial = Some(Box::new(Dial::new(target)));
             self.state.publish(id);

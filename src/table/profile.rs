@@ -101,10 +101,10 @@ mod tests {
     use super::*;
     use crate::{
         Reconnect,
-        protocol::{Any, Native, Tcpstream},
+        protocol::{AnyProtocol, Native, Tcpstream},
     };
 
-    fn profiles() -> Profiles<Any> {
+    fn profiles() -> Profiles<AnyProtocol> {
         Profiles::new(Native.into(), Config::new())
     }
 
@@ -115,7 +115,7 @@ mod tests {
             let config = Config::new().connect_timeout(Duration::from_secs(seconds));
             profiles.get(&Tcpstream.into(), &config);
         }
-        assert_eq!(profiles.defaults().protocol, Any::from(Native));
+        assert_eq!(profiles.defaults().protocol, AnyProtocol::from(Native));
         assert_eq!(profiles.defaults().config, Config::new());
     }
 

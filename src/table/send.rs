@@ -400,12 +400,12 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
     }
 
     /// Ends a call of ours before its answer, and tells the peer where the format can. A call of another
-    /// epoch finds nothing: numbers start anew in each.
-    pub(crate) fn give_up(&mut self, id: ConnId, call: CallId, is_timeout: bool) {
+    /// epoch finds nothing: numbers start anew in each. False if there is none in flight.
+    pub(crate) fn give_up(&mut self, id: ConnId, call: CallId, is_timeout: bool) -> bool {
         let Some(slot) = self.get_mut(id).filter(|slot| slot.epoch.number == call.epoch()) else {
-            return;
+            return false;
         };
-        let Some((pending, wire_id)) = slot.link.give_up_call(call.as_u64()) else { return };
+        let Some((pending, wire_id)) = slot.link.give_up_call(call.as_u64()) else { return false };
         let is_marked = slot.link.protocol().correlation() == Correlation::ByKind;
         let fate = self.fate_of(id, &pending);
         if is_timeout {
@@ -418,6 +418,7 @@ impl<P: Protocol, W: AwaitsEnd> State<P, W> {
             let _ = self.send_frame(id, &Head::new(Kind::Cancel, wire_id), &[][..]);
         }
         self.mark_dirty(id);
+        true
     }
 }
 

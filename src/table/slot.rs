@@ -6,7 +6,7 @@
 use std::{
     any::Any,
     collections::BTreeSet,
-    net::{SocketAddr, SocketAddrV4, SocketAddrV6},
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, SocketAddrV6},
     sync::{Arc, atomic::AtomicBool},
 };
 
@@ -220,6 +220,14 @@ pub(crate) enum PeerAddr {
 }
 
 impl PeerAddr {
+    /// The peer of a connection for which no address was tried yet.
+    pub(crate) const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+    /// The address, if one was tried.
+    pub(crate) fn known(&self) -> Option<SocketAddr> {
+        Some(self.get()).filter(|addr| *addr != Self::NOWHERE)
+    }
+
     pub(crate) fn get(&self) -> SocketAddr {
         match self {
             Self::V4(addr) => SocketAddr::V4(*addr),
@@ -350,6 +358,11 @@ impl<P: Protocol, W> Slot<P, W> {
     /// to be up.
     pub(crate) fn exists(&self) -> bool {
         self.is_up() || self.is_down()
+    }
+
+    /// Whether nothing more comes of the connection: its last epoch is over.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.phase == Phase::Dropped && !self.dial.as_ref().is_some_and(|dial| dial.is_to_go_on())
     }
 
     /// Whether what is sent has to wait: until the connection is up, or until what was kept is queued.

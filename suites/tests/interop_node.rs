@@ -33,7 +33,7 @@ use std::{
 use common::{PATIENCE, Running, Script, now, pass};
 use longhaul::{
     Config, Conn, ReactorBuilder,
-    protocol::{Any, AnyId, Qtk2, Uuid},
+    protocol::{AnyId, AnyProtocol, Qtk2, Uuid},
 };
 use tools::missing_command;
 
@@ -171,7 +171,7 @@ fn address_of_its_own() -> SocketAddr {
 /// A client of ours to a server of theirs, up.
 fn client_to(addr: SocketAddr, settings: &Config) -> (Running, longhaul::ConnId) {
     let client = Running::client(Qtk2, settings.clone(), Script::new());
-    let conn = client.handle.connect(addr, &Qtk2.into(), settings).unwrap();
+    let conn = client.handle.connect_with(addr, &Qtk2.into(), settings).unwrap();
     client.events.connected();
     (client, conn)
 }
@@ -245,7 +245,7 @@ fn their_client_and_our_server_keep_a_silent_connection_up() {
 
 fn their_client_comes_back_to_our_restarted_server_with_what_it_queued() {
     let serve = |addr: SocketAddr| {
-        let builder = ReactorBuilder::new(Any::from(Qtk2)).config(Config::qtk());
+        let builder = ReactorBuilder::new(AnyProtocol::from(Qtk2)).config(Config::qtk());
         Running::start(builder, Script::echo(), |reactor| reactor.listen(addr).unwrap().1)
     };
     let server = serve(address_of_its_own());
@@ -351,7 +351,7 @@ fn goodbye_of_either_side_is_seen_by_the_other() {
     let node = Node::server(addr, Duration::ZERO, 1);
     let (client, conn) = client_to(addr, &Config::qtk());
     node.expect("connected");
-    let close = |conn: &mut Conn<'_, Any>| conn.close();
+    let close = |conn: &mut Conn<'_, AnyProtocol>| conn.close();
     client.ask(move |cx| close(&mut cx.conn(conn).unwrap()));
     node.expect("closed");
 }

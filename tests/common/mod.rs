@@ -17,7 +17,7 @@ use std::{
 use longhaul::{
     Addr, CloseReason, CloseReport, Config, Conn, ConnId, Context, Handle, Handler, Incident,
     Message, Reactor, ReactorBuilder, Timer,
-    protocol::{Any, AnyId, Decoded, Head, Hello, Kind, Native, Protocol},
+    protocol::{AnyId, AnyProtocol, Decoded, Head, Hello, Kind, Native, Protocol},
 };
 
 /// How long a test waits for what must come. Nothing depends on how fast it comes.
@@ -43,11 +43,11 @@ pub enum Event {
     Stopped,
 }
 
-type OnConn = Box<dyn FnMut(&mut Conn<'_, Any>) + Send>;
-type OnMessage = Box<dyn FnMut(&mut Conn<'_, Any>, Message<'_, Any>) + Send>;
-type OnTimer = Box<dyn FnMut(&mut Context<'_, Any>, Timer) + Send>;
-type OnEnd = Box<dyn FnMut(&mut Conn<'_, Any>, &CloseReport) + Send>;
-type OnContext = Box<dyn FnMut(&mut Context<'_, Any>) + Send>;
+type OnConn = Box<dyn FnMut(&mut Conn<'_, AnyProtocol>) + Send>;
+type OnMessage = Box<dyn FnMut(&mut Conn<'_, AnyProtocol>, Message<'_, AnyProtocol>) + Send>;
+type OnTimer = Box<dyn FnMut(&mut Context<'_, AnyProtocol>, Timer) + Send>;
+type OnEnd = Box<dyn FnMut(&mut Conn<'_, AnyProtocol>, &CloseReport) + Send>;
+type OnContext = Box<dyn FnMut(&mut Context<'_, AnyProtocol>) + Send>;
 
 /// A handler of closures, that tells each callback before it runs it.
 #[derive(Default)]
@@ -88,19 +88,25 @@ impl Script {
             })
     }
 
-    pub fn on_start(mut self, run: impl FnMut(&mut Context<'_, Any>) + Send + 'static) -> Self {
+    pub fn on_start(
+        mut self,
+        run: impl FnMut(&mut Context<'_, AnyProtocol>) + Send + 'static,
+    ) -> Self {
         self.start = Some(Box::new(run));
         self
     }
 
-    pub fn on_connect(mut self, run: impl FnMut(&mut Conn<'_, Any>) + Send + 'static) -> Self {
+    pub fn on_connect(
+        mut self,
+        run: impl FnMut(&mut Conn<'_, AnyProtocol>) + Send + 'static,
+    ) -> Self {
         self.connect = Some(Box::new(run));
         self
     }
 
     pub fn on_message(
         mut self,
-        run: impl FnMut(&mut Conn<'_, Any>, Message<'_, Any>) + Send + 'static,
+        run: impl FnMut(&mut Conn<'_, AnyProtocol>, Message<'_, AnyProtocol>) + Send + 'static,
     ) -> Self {
         self.message = Some(Box::new(run));
         self
@@ -108,26 +114,32 @@ impl Script {
 
     pub fn on_disconnect(
         mut self,
-        run: impl FnMut(&mut Conn<'_, Any>, &CloseReport) + Send + 'static,
+        run: impl FnMut(&mut Conn<'_, AnyProtocol>, &CloseReport) + Send + 'static,
     ) -> Self {
         self.disconnect = Some(Box::new(run));
         self
     }
 
-    pub fn on_writable(mut self, run: impl FnMut(&mut Conn<'_, Any>) + Send + 'static) -> Self {
+    pub fn on_writable(
+        mut self,
+        run: impl FnMut(&mut Conn<'_, AnyProtocol>) + Send + 'static,
+    ) -> Self {
         self.writable = Some(Box::new(run));
         self
     }
 
     pub fn on_timer(
         mut self,
-        run: impl FnMut(&mut Context<'_, Any>, Timer) + Send + 'static,
+        run: impl FnMut(&mut Context<'_, AnyProtocol>, Timer) + Send + 'static,
     ) -> Self {
         self.timer = Some(Box::new(run));
         self
     }
 
-    pub fn on_stop(mut self, run: impl FnMut(&mut Context<'_, Any>) + Send + 'static) -> Self {
+    pub fn on_stop(
+        mut self,
+        run: impl FnMut(&mut Context<'_, AnyProtocol>) + Send + 'static,
+    ) -> Self {
         self.stop = Some(Box::new(run));
         self
     }
@@ -147,64 +159,67 @@ impl Script {
 }
 
 /// Sends a message back, as a reply if one is awaited.
-pub fn answer(conn: &mut Conn<'_, Any>, msg: &Message<'_, Any>) -> Result<(), longhaul::SendError> {
+pub fn answer(
+    conn: &mut Conn<'_, AnyProtocol>,
+    msg: &Message<'_, AnyProtocol>,
+) -> Result<(), longhaul::SendError> {
     if msg.kind() == Kind::Push { conn.send(msg) } else { conn.reply(msg, msg) }
 }
 
 impl Handler for Script {
-    type Protocol = Any;
+    type Protocol = AnyProtocol;
 
-    fn on_start(&mut self, cx: &mut Context<'_, Any>) {
+    fn on_start(&mut self, cx: &mut Context<'_, AnyProtocol>) {
         self.tell(|| Event::Started);
         if let Some(run) = &mut self.start {
             run(cx);
         }
     }
 
-    fn on_connect(&mut self, conn: &mut Conn<'_, Any>) {
+    fn on_connect(&mut self, conn: &mut Conn<'_, AnyProtocol>) {
         self.tell(|| Event::Connected(conn.id(), conn.epoch()));
         if let Some(run) = &mut self.connect {
             run(conn);
         }
     }
 
-    fn on_message(&mut self, conn: &mut Conn<'_, Any>, msg: Message<'_, Any>) {
+    fn on_message(&mut self, conn: &mut Conn<'_, AnyProtocol>, msg: Message<'_, AnyProtocol>) {
         self.tell(|| Event::Message(conn.id(), msg.kind(), msg.body().to_vec()));
         if let Some(run) = &mut self.message {
             run(conn, msg);
         }
     }
 
-    fn on_disconnect(&mut self, conn: &mut Conn<'_, Any>, report: &CloseReport) {
+    fn on_disconnect(&mut self, conn: &mut Conn<'_, AnyProtocol>, report: &CloseReport) {
         self.tell(|| Event::Disconnected(conn.id(), report.clone()));
         if let Some(run) = &mut self.disconnect {
             run(conn, report);
         }
     }
 
-    fn on_writable(&mut self, conn: &mut Conn<'_, Any>) {
+    fn on_writable(&mut self, conn: &mut Conn<'_, AnyProtocol>) {
         self.tell(|| Event::Writable(conn.id()));
         if let Some(run) = &mut self.writable {
             run(conn);
         }
     }
 
-    fn on_cancel(&mut self, conn: &mut Conn<'_, Any>, request: AnyId) {
+    fn on_cancel(&mut self, conn: &mut Conn<'_, AnyProtocol>, request: AnyId) {
         self.tell(|| Event::Cancelled(conn.id(), request));
     }
 
-    fn on_timer(&mut self, cx: &mut Context<'_, Any>, timer: Timer) {
+    fn on_timer(&mut self, cx: &mut Context<'_, AnyProtocol>, timer: Timer) {
         self.tell(|| Event::Timer(timer.token));
         if let Some(run) = &mut self.timer {
             run(cx, timer);
         }
     }
 
-    fn on_error(&mut self, _: &mut Context<'_, Any>, incident: &Incident) {
+    fn on_error(&mut self, _: &mut Context<'_, AnyProtocol>, incident: &Incident) {
         self.tell(|| Event::Incident(copy(incident)));
     }
 
-    fn on_stop(&mut self, cx: &mut Context<'_, Any>) {
+    fn on_stop(&mut self, cx: &mut Context<'_, AnyProtocol>) {
         self.tell(|| Event::Stopped);
         if let Some(run) = &mut self.stop {
             run(cx);
@@ -348,7 +363,7 @@ pub fn pass(time: Duration) {
 /// A reactor on a thread of its own; dropping it cuts it and waits for its end.
 #[derive(Debug)]
 pub struct Running {
-    pub handle: Handle<Any>,
+    pub handle: Handle<AnyProtocol>,
     pub events: Events,
     pub addr: SocketAddr,
     thread: Option<JoinHandle<()>>,
@@ -356,7 +371,7 @@ pub struct Running {
 
 impl Running {
     /// A server on a port of its own.
-    pub fn server(protocol: impl Into<Any>, config: Config, script: Script) -> Self {
+    pub fn server(protocol: impl Into<AnyProtocol>, config: Config, script: Script) -> Self {
         Self::start(ReactorBuilder::new(protocol.into()).config(config), script, |reactor| {
             reactor.listen("127.0.0.1:0").unwrap().1
         })
@@ -364,7 +379,7 @@ impl Running {
 
     /// A reactor that is set up by `set_up`, which gives an address.
     pub fn start(
-        builder: ReactorBuilder<Any>,
+        builder: ReactorBuilder<AnyProtocol>,
         script: Script,
         set_up: impl FnOnce(&mut Reactor<Script>) -> Addr,
     ) -> Self {
@@ -377,7 +392,7 @@ impl Running {
     }
 
     /// A reactor that listens nowhere.
-    pub fn client(protocol: impl Into<Any>, config: Config, script: Script) -> Self {
+    pub fn client(protocol: impl Into<AnyProtocol>, config: Config, script: Script) -> Self {
         Self::start(ReactorBuilder::new(protocol.into()).config(config), script, |_| {
             SocketAddr::from(([0, 0, 0, 0], 0)).into()
         })
@@ -393,13 +408,16 @@ impl Running {
     /// Runs something on the loop, and waits for what it returns.
     pub fn ask<T: Send + 'static>(
         &self,
-        run: impl FnOnce(&mut Context<'_, Any>) -> T + Send + 'static,
+        run: impl FnOnce(&mut Context<'_, AnyProtocol>) -> T + Send + 'static,
     ) -> T {
         self.handle.ask(run).unwrap()
     }
 
     /// Waits until the loop finds that this is so.
-    pub fn until(&self, is_so: impl Fn(&mut Context<'_, Any>) -> bool + Clone + Send + 'static) {
+    pub fn until(
+        &self,
+        is_so: impl Fn(&mut Context<'_, AnyProtocol>) -> bool + Clone + Send + 'static,
+    ) {
         let began = now();
         while !self.ask({
             let is_so = is_so.clone();
@@ -432,13 +450,13 @@ impl Drop for Running {
 #[derive(Debug)]
 pub struct Peer {
     pub stream: TcpStream,
-    protocol: Any,
+    protocol: AnyProtocol,
     received: Vec<u8>,
 }
 
 impl Peer {
     /// Connects, and says hello where the protocol has one.
-    pub fn new(addr: impl ToSocketAddrs, protocol: impl Into<Any>) -> Self {
+    pub fn new(addr: impl ToSocketAddrs, protocol: impl Into<AnyProtocol>) -> Self {
         let mut peer = Self::mute(addr, protocol);
         let hello = hello(&peer.protocol);
         peer.write(&hello);
@@ -446,18 +464,18 @@ impl Peer {
     }
 
     /// Connects, and says nothing.
-    pub fn mute(addr: impl ToSocketAddrs, protocol: impl Into<Any>) -> Self {
+    pub fn mute(addr: impl ToSocketAddrs, protocol: impl Into<AnyProtocol>) -> Self {
         Self::of(TcpStream::connect(addr).unwrap(), protocol)
     }
 
-    pub fn of(stream: TcpStream, protocol: impl Into<Any>) -> Self {
+    pub fn of(stream: TcpStream, protocol: impl Into<AnyProtocol>) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Self { stream, protocol: protocol.into(), received: Vec::new() }
     }
 
-    pub const fn protocol(&self) -> &Any {
+    pub const fn protocol(&self) -> &AnyProtocol {
         &self.protocol
     }
 
@@ -533,7 +551,7 @@ pub fn is_end(error: &io::Error) -> bool {
 }
 
 /// A hello, or nothing where the protocol has none.
-pub fn hello(protocol: &Any) -> Vec<u8> {
+pub fn hello(protocol: &AnyProtocol) -> Vec<u8> {
     let mut out = Vec::new();
     if protocol.has_hello() {
         protocol.clone().encode_hello(&Hello::new(u32::MAX, 4096, 0, 0), &mut out);
@@ -542,8 +560,8 @@ pub fn hello(protocol: &Any) -> Vec<u8> {
 }
 
 /// The frame of a message that is no request.
-pub fn message(protocol: &Any, body: &[u8]) -> Vec<u8> {
-    let kind = if matches!(protocol, Any::Native(_)) { Kind::Push } else { Kind::Plain };
+pub fn message(protocol: &AnyProtocol, body: &[u8]) -> Vec<u8> {
+    let kind = if matches!(protocol, AnyProtocol::Native(_)) { Kind::Push } else { Kind::Plain };
     frame(protocol, &Head::new(kind, protocol.push_id(1, 0)), body)
 }
 
@@ -552,7 +570,7 @@ pub fn request(id: u64, body: &[u8]) -> Vec<u8> {
     frame(&Native.into(), &Head::new(Kind::Request, AnyId::Native(id)), body)
 }
 
-pub fn frame(protocol: &Any, head: &Head<AnyId>, body: &[u8]) -> Vec<u8> {
+pub fn frame(protocol: &AnyProtocol, head: &Head<AnyId>, body: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     protocol.clone().encode(head, body, &mut out);
     out

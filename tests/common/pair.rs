@@ -7,7 +7,7 @@ use std::{
 
 use longhaul::{
     Body, CallError, CallId, Config, ConnId, Handle, PendingCall, Reconnect, Responder,
-    protocol::Any,
+    protocol::AnyProtocol,
 };
 
 use super::{PATIENCE, Running, Script};
@@ -34,17 +34,17 @@ pub struct Pair {
 #[derive(Clone)]
 pub struct Side {
     pub name: &'static str,
-    pub handle: Handle<Any>,
+    pub handle: Handle<AnyProtocol>,
     pub conn: ConnId,
 }
 
 impl Pair {
-    pub fn new(protocol: impl Into<Any>, server: Script, client: Script) -> Self {
+    pub fn new(protocol: impl Into<AnyProtocol>, server: Script, client: Script) -> Self {
         Self::with(protocol, Config::new(), server, not_redialled(), client)
     }
 
     pub fn with(
-        protocol: impl Into<Any>,
+        protocol: impl Into<AnyProtocol>,
         server_config: Config,
         server: Script,
         client_config: Config,
@@ -54,7 +54,7 @@ impl Pair {
         let server = Running::server(protocol, server_config, server);
         let client = Running::client(protocol, client_config.clone(), client);
         let dialled =
-            client.handle.connect_and_wait(server.addr, &protocol, &client_config).unwrap();
+            client.handle.connect_and_wait_with(server.addr, &protocol, &client_config).unwrap();
         let accepted = server.events.connected();
         Self { server, client, accepted, dialled }
     }
@@ -78,7 +78,7 @@ impl Side {
         self.handle.call_tagged(self.conn, body, timeout).map(|(tag, body)| (tag, body.to_vec()))
     }
 
-    pub fn call_async(&self, body: impl Body, timeout: Duration) -> PendingCall<Any> {
+    pub fn call_async(&self, body: impl Body, timeout: Duration) -> PendingCall<AnyProtocol> {
         self.handle.call_async(self.conn, body, timeout)
     }
 
@@ -148,7 +148,7 @@ impl Three {
 }
 
 /// Keeps every request, and passes it on.
-pub fn keeping() -> (Script, Receiver<Responder<Any>>) {
+pub fn keeping() -> (Script, Receiver<Responder<AnyProtocol>>) {
     let (keep, kept) = channel();
     let script = Script::new().on_message(move |conn, msg| {
         let _ = keep.send(conn.defer(&msg).expect("a request"));

@@ -108,7 +108,7 @@ pub fn all() -> Vec<Peer> {
             "longhaul",
             &["--protocol", "any"],
             ECHO,
-            "longhaul on `tcpstream`, chosen at run time with `Any`",
+            "longhaul on `tcpstream`, chosen at run time with `AnyProtocol`",
         ),
         peer(
             "longhaul_spin",

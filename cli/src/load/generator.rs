@@ -10,7 +10,7 @@ use hdrhistogram::{CreationError, Histogram};
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
 use longhaul::{
     Addr, CallError, CloseReport, Conn, ConnId, Context, Handler, Incident, Message, Reply, Target,
-    Timer, protocol::Any,
+    Timer, protocol::AnyProtocol,
 };
 
 /// Connections that are made at a time: no more than a listener's backlog takes.
@@ -119,7 +119,7 @@ impl Generator {
     }
 
     /// Ctrl-C: ends early, and when asked again at once.
-    pub(crate) fn interrupt(&mut self, cx: &mut Context<'_, Any>) {
+    pub(crate) fn interrupt(&mut self, cx: &mut Context<'_, AnyProtocol>) {
         match self.phase {
             Phase::Connecting | Phase::WarmingUp => {
                 self.fail(cx, 0, "interrupted before anything was measured".to_owned());
@@ -144,14 +144,14 @@ impl Generator {
         self.since = now;
     }
 
-    fn end(&mut self, cx: &mut Context<'_, Any>) {
+    fn end(&mut self, cx: &mut Context<'_, AnyProtocol>) {
         self.enter(Phase::Over);
         self.progress.finish_and_clear();
         cx.stop();
     }
 
     /// Ends for a reason that was not foreseen; the first one counts.
-    fn fail(&mut self, cx: &mut Context<'_, Any>, errors: usize, text: String) {
+    fn fail(&mut self, cx: &mut Context<'_, AnyProtocol>, errors: usize, text: String) {
         if self.phase != Phase::Over {
             self.outcome.errors = errors as u64;
             self.outcome.failure = Some(text);
@@ -159,7 +159,7 @@ impl Generator {
         }
     }
 
-    fn dial(&mut self, cx: &mut Context<'_, Any>) {
+    fn dial(&mut self, cx: &mut Context<'_, AnyProtocol>) {
         if self.dialled == self.plan.connections || self.phase == Phase::Over {
             return;
         }
@@ -170,14 +170,14 @@ impl Generator {
         }
     }
 
-    fn cannot_connect(&mut self, cx: &mut Context<'_, Any>, why: &str) {
+    fn cannot_connect(&mut self, cx: &mut Context<'_, AnyProtocol>, why: &str) {
         let (count, all) = (self.conns.len() + 1, self.plan.connections);
         let which = if all > 1 { format!(" (connection {count} of {all})") } else { String::new() };
         self.fail(cx, 0, format!("can't connect to {}{which}: {why}", self.plan.target));
     }
 
     /// All connections are up.
-    fn begin(&mut self, cx: &mut Context<'_, Any>) {
+    fn begin(&mut self, cx: &mut Context<'_, AnyProtocol>) {
         self.enter(Phase::WarmingUp);
         let whole = self.plan.warm_up.saturating_add(self.plan.duration);
         self.progress.set_length(u64::try_from(whole.as_millis()).unwrap_or(u64::MAX));
@@ -193,13 +193,13 @@ impl Generator {
         }
     }
 
-    fn send(&mut self, conn: &mut Conn<'_, Any>) {
+    fn send(&mut self, conn: &mut Conn<'_, AnyProtocol>) {
         let sent = Sent { number: self.next, at: self.clock.now };
         self.next += 1;
         let body = self.body.numbered(sent.number);
         let accepted = if self.plan.is_calling {
             let on_reply = move |this: &mut Self,
-                                 conn: &mut Conn<'_, Any>,
+                                 conn: &mut Conn<'_, AnyProtocol>,
                                  reply: Result<Reply<'_>, CallError>| {
                 this.on_reply(conn, sent, reply);
             };
@@ -220,7 +220,7 @@ impl Generator {
 
     fn on_reply(
         &mut self,
-        conn: &mut Conn<'_, Any>,
+        conn: &mut Conn<'_, AnyProtocol>,
         sent: Sent,
         reply: Result<Reply<'_>, CallError>,
     ) {
@@ -234,7 +234,7 @@ impl Generator {
     }
 
     /// An echo is there: counts it, and sends the next message.
-    fn on_echo(&mut self, conn: &mut Conn<'_, Any>, sent: Sent, echo: &[u8]) {
+    fn on_echo(&mut self, conn: &mut Conn<'_, AnyProtocol>, sent: Sent, echo: &[u8]) {
         self.in_flight -= 1;
         if let Some(difference) = self.body.difference(sent.number, echo) {
             let text = format!("the echo of message {sent} is wrong: it {difference}");
@@ -252,25 +252,25 @@ impl Generator {
         }
     }
 
-    fn miss(&mut self, conn: &mut Conn<'_, Any>, sent: Sent, errors: usize) {
+    fn miss(&mut self, conn: &mut Conn<'_, AnyProtocol>, sent: Sent, errors: usize) {
         let timeout = self.plan.timeout;
         self.fail_on(conn, errors, &format!("no echo of message {sent} within {timeout:?}"));
     }
 
-    fn fail_on(&mut self, conn: &mut Conn<'_, Any>, errors: usize, text: &str) {
+    fn fail_on(&mut self, conn: &mut Conn<'_, AnyProtocol>, errors: usize, text: &str) {
         let text = format!("connection {}: {text}", number_of(conn));
         self.fail(conn.cx(), errors, text);
     }
 
     /// What is measured was.
-    fn drain(&mut self, cx: &mut Context<'_, Any>) {
+    fn drain(&mut self, cx: &mut Context<'_, AnyProtocol>) {
         self.enter(Phase::Draining);
         if self.in_flight == 0 {
             self.end(cx);
         }
     }
 
-    fn tick(&mut self, cx: &mut Context<'_, Any>) {
+    fn tick(&mut self, cx: &mut Context<'_, AnyProtocol>) {
         self.show_progress();
         if !self.plan.is_calling {
             self.find_missing(cx);
@@ -281,7 +281,7 @@ impl Generator {
     }
 
     /// Fails if an echo has been awaited for too long. Calls have their own timers.
-    fn find_missing(&mut self, cx: &mut Context<'_, Any>) {
+    fn find_missing(&mut self, cx: &mut Context<'_, AnyProtocol>) {
         let now = now();
         let timeout = self.plan.timeout;
         let missing = self.conns.iter().find_map(|&id| {
@@ -323,14 +323,14 @@ impl Generator {
 }
 
 impl Handler for Generator {
-    type Protocol = Any;
+    type Protocol = AnyProtocol;
 
-    fn on_start(&mut self, cx: &mut Context<'_, Any>) {
+    fn on_start(&mut self, cx: &mut Context<'_, AnyProtocol>) {
         self.dial(cx);
         cx.set_timer(TICK_EVERY, TICK);
     }
 
-    fn on_connect(&mut self, conn: &mut Conn<'_, Any>) {
+    fn on_connect(&mut self, conn: &mut Conn<'_, AnyProtocol>) {
         self.conns.push(conn.id());
         conn.set_data(Link { number: self.conns.len(), sent: VecDeque::new() });
         let count = if self.server.is_none() { DIALLED_AT_A_TIME } else { 1 };
@@ -345,7 +345,7 @@ impl Handler for Generator {
         }
     }
 
-    fn on_message(&mut self, conn: &mut Conn<'_, Any>, msg: Message<'_, Any>) {
+    fn on_message(&mut self, conn: &mut Conn<'_, AnyProtocol>, msg: Message<'_, AnyProtocol>) {
         if self.phase == Phase::Over {
             return;
         }
@@ -355,7 +355,7 @@ impl Handler for Generator {
         }
     }
 
-    fn on_disconnect(&mut self, conn: &mut Conn<'_, Any>, report: &CloseReport) {
+    fn on_disconnect(&mut self, conn: &mut Conn<'_, AnyProtocol>, report: &CloseReport) {
         let awaited = conn.data::<Link>().map_or(0, |link| link.sent.len());
         let calls = usize::try_from(report.calls).unwrap_or(usize::MAX);
         let number = number_of(conn);
@@ -363,7 +363,7 @@ impl Handler for Generator {
         self.fail(conn.cx(), awaited + calls, text);
     }
 
-    fn on_timer(&mut self, cx: &mut Context<'_, Any>, timer: Timer) {
+    fn on_timer(&mut self, cx: &mut Context<'_, AnyProtocol>, timer: Timer) {
         match (timer.token, self.phase) {
             (PHASE_ENDS, Phase::WarmingUp) => {
                 self.enter(Phase::Measuring);
@@ -375,7 +375,7 @@ impl Handler for Generator {
         }
     }
 
-    fn on_error(&mut self, cx: &mut Context<'_, Any>, incident: &Incident) {
+    fn on_error(&mut self, cx: &mut Context<'_, AnyProtocol>, incident: &Incident) {
         match incident {
             Incident::DialFailed { error, .. } => self.cannot_connect(cx, &error.to_string()),
             // Of a connection whose end was reported, or is about to be.
@@ -385,7 +385,7 @@ impl Handler for Generator {
     }
 }
 
-fn number_of(conn: &Conn<'_, Any>) -> usize {
+fn number_of(conn: &Conn<'_, AnyProtocol>) -> usize {
     conn.data::<Link>().map_or(0, |link| link.number)
 }
 
@@ -444,7 +444,7 @@ impl Clock {
         *self = Self { read: None, now };
     }
 
-    fn of_read(&mut self, conn: &mut Conn<'_, Any>) -> Instant {
+    fn of_read(&mut self, conn: &mut Conn<'_, AnyProtocol>) -> Instant {
         let read = Some((conn.cx().stats().turns, conn.id()));
         if self.read != read {
             *self = Self { read, now: now() };

@@ -32,7 +32,7 @@ use crate::{
         sim::{SimRng, SimStream, SimWorld},
         sockets::Sockets,
     },
-    protocol::{Any, Protocol as _},
+    protocol::{AnyProtocol, Protocol as _},
     table::{planted::Planted, stopping::StopPhase},
 };
 
@@ -75,7 +75,7 @@ const LISTEN: ListenOptions =
 
 impl Plan {
     fn draw(rng: &mut SimRng, world: &SimWorld, plant: Option<Plant>) -> Self {
-        let names = Any::NAMES;
+        let names = AnyProtocol::NAMES;
         let first = names[rng.below(names.len())].parse().unwrap();
         let second =
             if rng.chance(0.4) { names[rng.below(names.len())].parse().unwrap() } else { first };
@@ -155,7 +155,7 @@ fn run(seed: u64, world: &SimWorld, verdicts: &Verdicts, plant: Option<Plant>) {
         let mut builder =
             ReactorBuilder::new(plan.spoken(0)).config(config.clone()).seed(rng.next());
         // Where kinds tell replies from requests both sides may use the same ids.
-        let is_native = |any: &Any| any.name() == "native";
+        let is_native = |any: &AnyProtocol| any.name() == "native";
         if plan.protocols.iter().all(is_native) && rng.chance(0.2) {
             builder = builder.first_call(u64::MAX - 3);
         }

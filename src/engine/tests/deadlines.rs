@@ -10,7 +10,7 @@ use super::{
 use crate::{
     Config, ConnId, ReactorBuilder, Reconnect,
     net::sim::SimWorld,
-    protocol::{Any, Kind, Length, Native, Protocol, Qtk2, Qtk3, Tcpstream},
+    protocol::{AnyProtocol, Kind, Length, Native, Protocol, Qtk2, Qtk3, Tcpstream},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -61,11 +61,11 @@ fn pause_in_the_middle_of_a_long_frame_leaves_it_all_its_time() {
     let handle = fleet.handle(1);
     handle.send(conn, raw(&frame[..1000])).unwrap();
     fleet.run_for(SECOND);
-    fleet.handle(0).run(move |cx| cx.conn(at_server).unwrap().pause()).unwrap();
+    fleet.handle(0).run(move |cx| _ = cx.conn(at_server).unwrap().pause()).unwrap();
     fleet.run_for(SECOND);
     handle.send(conn, raw(&frame[1000..2000])).unwrap();
     fleet.run_for(40 * SECOND);
-    fleet.handle(0).run(move |cx| cx.conn(at_server).unwrap().resume()).unwrap();
+    fleet.handle(0).run(move |cx| _ = cx.conn(at_server).unwrap().resume()).unwrap();
     fleet.run_for(80 * SECOND);
     handle.send(conn, raw(&frame[2000..])).unwrap();
     fleet.run_for(SECOND);
@@ -269,7 +269,7 @@ fn setting_at_its_extreme_ends_no_loop_on_any_format() {
         ("healthy max", |c| c.reconnect(Reconnect::exponential(NANO, MAX).healthy_after(MAX))),
         ("no connections", |c| c.max_connections(0).max_connections_per_peer(0)),
     ];
-    let formats: [Any; 5] =
+    let formats: [AnyProtocol; 5] =
         [Native.into(), Tcpstream.into(), Qtk3.into(), Qtk2.into(), Length::default().into()];
     let mut tried = 0;
     for (name, set) in settings {
@@ -288,7 +288,7 @@ fn setting_at_its_extreme_ends_no_loop_on_any_format() {
 }
 
 /// A connection comes up if it can, says something, is lost, is dialled again, and is closed.
-fn run_a_life(format: &Any, config: &Config) {
+fn run_a_life(format: &AnyProtocol, config: &Config) {
     let world = SimWorld::new(1);
     let ((server, _), (client, _)) = (Script::noting(), Script::noting());
     let (mut fleet, conn) = pair_on(&world, format, server, client, config);

@@ -10,7 +10,7 @@ use crate::{
     CallId, Config, ConnId, Incident, ReactorBuilder, Reconnect,
     api::command::Command,
     net::sim::SimWorld,
-    protocol::{Any, Native, Protocol, Tcpstream},
+    protocol::{AnyProtocol, Native, Protocol, Tcpstream},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -22,11 +22,15 @@ fn reactor_keeps_its_own_format_and_settings_for_life() {
     const PEER: &str = "10.0.0.2:7002";
     let world = SimWorld::new(1);
     let mut fleet = Fleet::new(world);
-    let ((gateway, _), (peer, _)) = (Script::<Any>::noting(), Script::noting());
+    let ((gateway, _), (peer, _)) = (Script::<AnyProtocol>::noting(), Script::noting());
     let config = Config::new().connect_timeout(7 * SECOND);
-    fleet.add(1, ReactorBuilder::new(Any::from(Native)).config(config.clone()).seed(1), gateway);
-    fleet.add(2, ReactorBuilder::new(Any::from(Native)).seed(2), peer);
-    let is_default = |fleet: &Fleet<Script<Any>>, conn: ConnId| {
+    fleet.add(
+        1,
+        ReactorBuilder::new(AnyProtocol::from(Native)).config(config.clone()).seed(1),
+        gateway,
+    );
+    fleet.add(2, ReactorBuilder::new(AnyProtocol::from(Native)).seed(2), peer);
+    let is_default = |fleet: &Fleet<Script<AnyProtocol>>, conn: ConnId| {
         let profile = &fleet.nodes[0].engine.state.get(conn).unwrap().profile;
         (profile.protocol.name(), profile.config == config)
     };
@@ -53,7 +57,7 @@ fn reactor_keeps_its_own_format_and_settings_for_life() {
     let (default_listener, _) = cx.listen("10.0.0.1:7003").unwrap();
     fleet.run_for(SECOND);
     assert_eq!(is_default(&fleet, second), ("native", true));
-    let listens = |fleet: &mut Fleet<Script<Any>>, id| {
+    let listens = |fleet: &mut Fleet<Script<AnyProtocol>>, id| {
         fleet.nodes[0].engine.state.listeners.get(id).unwrap().profile.protocol.name()
     };
     assert_eq!(listens(&mut fleet, default_listener), "native");
@@ -175,6 +179,23 @@ fn connection_whose_first_address_was_refused_reads_once_for_a_message() {
         count
     };
     assert_eq!((reads(false), reads(true)), (100, 100));
+}
+
+#[test]
+fn peer_has_no_address_before_its_name_is_found() {
+    let world = SimWorld::new(1);
+    world.add_name("home", vec![[10, 0, 0, 1].into()]);
+    let ((server, _), (client, _)) = (Script::<Native>::noting(), Script::noting());
+    let mut fleet = Fleet::new(world);
+    fleet.add(1, ReactorBuilder::new(Native).seed(1), server);
+    fleet.add(2, ReactorBuilder::new(Native).seed(2), client);
+    fleet.nodes[0].engine.context().listen(SERVER).unwrap();
+    let mut cx = fleet.nodes[1].engine.context();
+    let id = cx.connect("home:7001").unwrap();
+    assert_eq!(cx.conn(id).unwrap().peer_addr(), None);
+    fleet.run_for(SECOND);
+    let addr = fleet.nodes[1].engine.context().conn(id).unwrap().peer_addr().unwrap();
+    assert_eq!(addr.socket_addr(), SERVER.parse().ok());
 }
 
 #[test]

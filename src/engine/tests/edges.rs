@@ -266,12 +266,10 @@ fn what_is_given_to_an_accepted_connection_in_its_last_callback_is_left_nowhere(
     let ((mut server, log), (client, _)) = (Script::noting(), Script::noting());
     let notes = log.clone();
     server.on_disconnect = Box::new(move |conn, _| {
-        conn.join("late");
+        notes.note(format!("taken {} {} {}", conn.join("late"), conn.pause(), conn.resume()));
         conn.set_data(vec![1_u8; 100]);
         conn.set_timer(SECOND, 7);
         conn.set_timer(Duration::MAX, 8);
-        conn.pause();
-        conn.resume();
         let sent = conn.send("late");
         let called = call(conn, "late", LONG).is_err();
         notes.note(format!("late {} {called}", sent.is_err()));
@@ -285,6 +283,7 @@ fn what_is_given_to_an_accepted_connection_in_its_last_callback_is_left_nowhere(
     fleet.handle(1).abort(conn);
     fleet.run_for(LONG);
     assert_eq!(log.count("late true true"), 1, "{:?}", log.take());
+    assert_eq!(log.count("taken false false false"), 1, "{:?}", log.take());
     assert_eq!((log.count("disconnect"), log.count("timer")), (1, 0));
     assert!(fleet.stop());
     fleet.assert_empty();

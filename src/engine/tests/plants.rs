@@ -7,8 +7,8 @@ use super::{
 use crate::{
     layer::records::LayerBug,
     protocol::{
-        Any, AnyId, Correlation, DecodeError, Decoded, Goaway, Head, HeartbeatBy, Hello, Kind,
-        Protocol,
+        AnyId, AnyProtocol, Correlation, DecodeError, Decoded, Goaway, Head, HeartbeatBy, Hello,
+        Kind, Protocol,
     },
     table::planted::Bug,
 };
@@ -109,7 +109,7 @@ impl Plant {
 /// The format of a conversation, with a bug if one is planted in it.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Spoken {
-    pub(super) any: Any,
+    pub(super) any: AnyProtocol,
     pub(super) plant: Option<Plant>,
 }
 

@@ -19,7 +19,7 @@ use crate::{
     api::handler::Timer,
     layer::records::Records,
     net::sim::{ConnectionId, Flow, SimRng, SimWorld},
-    protocol::{Any, AnyId, Kind},
+    protocol::{AnyId, AnyProtocol, Kind},
 };
 
 /// What a body is, in its first byte.
@@ -43,7 +43,7 @@ pub(super) const PORTS: [u16; 2] = [7001, 7002];
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     /// Those of the two ports of the server.
-    pub(super) protocols: [Any; 2],
+    pub(super) protocols: [AnyProtocol; 2],
     pub(super) has_calls: bool,
     /// Chances of what a callback does, in percent.
     pub(super) rude: usize,
@@ -319,7 +319,7 @@ impl Talker {
                 }
             }
             9 if self.rng.chance(0.1) => conn.cx().stop(),
-            _ => conn.join("room"),
+            _ => _ = conn.join("room"),
         }
     }
 

@@ -5,15 +5,15 @@ use super::{
     uuid_2, uuid_3,
 };
 use crate::protocol::{
-    Any, AnyId, Head, Hello, Kind, Length, Native, NoId, Protocol, Qtk2, Qtk3, Tcpstream,
+    AnyId, AnyProtocol, Head, Hello, Kind, Length, Native, NoId, Protocol, Qtk2, Qtk3, Tcpstream,
 };
 
-/// What the format does, `Any` of it does too.
+/// What the format does, `AnyProtocol` of it does too.
 fn assert_same<P: Protocol>(format: &P, wrap: fn(P::Id) -> AnyId, messages: &[Message<P::Id>])
 where
-    Any: From<P>,
+    AnyProtocol: From<P>,
 {
-    let any = Any::from(format.clone());
+    let any = AnyProtocol::from(format.clone());
     let wrapped: Vec<_> = messages
         .iter()
         .map(|&(Head { kind, id, tag, millis }, ref body)| {
@@ -81,25 +81,25 @@ fn any_length_is_length() {
 
 #[test]
 fn names_parse_and_print_alike() {
-    for name in Any::NAMES {
-        let protocol: Any = name.parse().expect(name);
+    for name in AnyProtocol::NAMES {
+        let protocol: AnyProtocol = name.parse().expect(name);
         assert_eq!(protocol.to_string(), name);
     }
 }
 
 #[test]
 fn default_is_native() {
-    assert_eq!(Any::default(), Any::Native(Native));
+    assert_eq!(AnyProtocol::default(), AnyProtocol::Native(Native));
 }
 
 #[test]
 fn length_parses_with_its_defaults() {
-    assert_eq!("length".parse(), Ok(Any::Length(Length::default())));
+    assert_eq!("length".parse(), Ok(AnyProtocol::Length(Length::default())));
 }
 
 #[test]
 fn unknown_name_is_refused_with_the_choices() {
-    let error = "Native".parse::<Any>().expect_err("names are lower case");
+    let error = "Native".parse::<AnyProtocol>().expect_err("names are lower case");
     let text = "unknown protocol \"Native\", choose one of native, tcpstream, qtk3, qtk2, length";
     assert_eq!(error.to_string(), text);
 }
@@ -108,10 +108,13 @@ fn unknown_name_is_refused_with_the_choices() {
 fn id_of_another_format_is_sent_as_that_of_a_push() {
     let foreign = (Head::new(Kind::Plain, AnyId::Qtk3(uuid_3())), b"hi".to_vec());
     let push = (Head::new(Kind::Plain, AnyId::Qtk2(Qtk2.push_id(0, 0))), b"hi".to_vec());
-    assert_eq!(encode(&Any::Qtk2(Qtk2), &[foreign]), encode(&Any::Qtk2(Qtk2), &[push]));
+    assert_eq!(
+        encode(&AnyProtocol::Qtk2(Qtk2), &[foreign]),
+        encode(&AnyProtocol::Qtk2(Qtk2), &[push])
+    );
 }
 
 #[test]
 fn goaway_of_another_format_excludes_no_request() {
-    assert!(Any::Native(Native).may_be_handled(&AnyId::Native(8), &AnyId::Tcpstream(7)));
+    assert!(AnyProtocol::Native(Native).may_be_handled(&AnyId::Native(8), &AnyId::Tcpstream(7)));
 }

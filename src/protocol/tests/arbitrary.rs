@@ -13,17 +13,17 @@ use super::{
     tcpstream_messages, uuid_2, uuid_3,
 };
 use crate::protocol::{
-    Any, Head, Kind, Length, Native, NoId, Protocol, Qtk2, Qtk3, Tcpstream, Uuid,
+    AnyProtocol, Head, Kind, Length, Native, NoId, Protocol, Qtk2, Qtk3, Tcpstream, Uuid,
 };
 
 /// The formats, with any legal settings of [`Length`].
-fn protocols() -> impl Strategy<Value = Any> {
+fn protocols() -> impl Strategy<Value = AnyProtocol> {
     prop_oneof![
-        Just(Any::Native(Native)),
-        Just(Any::Tcpstream(Tcpstream)),
-        Just(Any::Qtk3(Qtk3)),
-        Just(Any::Qtk2(Qtk2)),
-        lengths().prop_map(Any::Length),
+        Just(AnyProtocol::Native(Native)),
+        Just(AnyProtocol::Tcpstream(Tcpstream)),
+        Just(AnyProtocol::Qtk3(Qtk3)),
+        Just(AnyProtocol::Qtk2(Qtk2)),
+        lengths().prop_map(AnyProtocol::Length),
     ]
 }
 
@@ -67,7 +67,7 @@ fn streams() -> impl Strategy<Value = Vec<u8>> {
 }
 
 /// The whole and the pieces give the same; [`receive`] panics at a claim outside of the frame.
-fn assert_same_in_pieces(protocol: Any, bytes: &[u8], max_body: usize, len: usize) {
+fn assert_same_in_pieces(protocol: AnyProtocol, bytes: &[u8], max_body: usize, len: usize) {
     let whole = receive(&protocol, [bytes], max_body);
     let pieces = receive(&protocol, bytes.chunks(len), max_body);
     assert_eq!(pieces.messages, whole.messages);

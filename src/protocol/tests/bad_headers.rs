@@ -2,7 +2,7 @@
 
 use super::{decode, hex, receive};
 use crate::protocol::{
-    Any, DecodeError, Decoded, Kind, Length, LengthBuilder, Native, Qtk2, Qtk3, Tcpstream,
+    AnyProtocol, DecodeError, Decoded, Kind, Length, LengthBuilder, Native, Qtk2, Qtk3, Tcpstream,
 };
 
 const MAX_BODY: usize = 1000;
@@ -11,7 +11,7 @@ const MAX_BODY: usize = 1000;
 type Case = (&'static str, Vec<u8>, DecodeError);
 
 /// Each header is refused without a byte of body, and by the same error when it comes in pieces.
-fn assert_refused(protocol: impl Into<Any>, cases: &[Case]) {
+fn assert_refused(protocol: impl Into<AnyProtocol>, cases: &[Case]) {
     let protocol = protocol.into();
     for (name, header, expected) in cases {
         // A double that is NaN equals nothing, its text does.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use proptest::{prelude::any, prop_assert, prop_assert_eq, prop_assert_ne, proptest};
 
 use super::uuid_3;
-use crate::protocol::{Any, Length, Native, NoId, Protocol, Qtk2, Qtk3, Tcpstream, Uuid};
+use crate::protocol::{AnyProtocol, Length, Native, NoId, Protocol, Qtk2, Qtk3, Tcpstream, Uuid};
 
 /// Call numbers around each power of two.
 fn edges() -> impl Iterator<Item = u64> {
@@ -142,7 +142,7 @@ proptest! {
 
     #[test]
     fn ids_of_any_are_those_of_its_format(n in any::<u64>(), salt in any::<u64>()) {
-        let any = Any::from(Qtk3);
+        let any = AnyProtocol::from(Qtk3);
         prop_assert_eq!(any.call_id(n, salt), Qtk3.call_id(n, salt).map(crate::protocol::AnyId::Qtk3));
     }
 }

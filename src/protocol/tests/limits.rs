@@ -113,7 +113,8 @@ fn header_alone_tells_where_the_body_will_stand() {
 
 #[test]
 fn each_format_says_how_it_correlates_and_beats() {
-    let says = |protocol: crate::protocol::Any| (protocol.correlation(), protocol.heartbeat());
+    let says =
+        |protocol: crate::protocol::AnyProtocol| (protocol.correlation(), protocol.heartbeat());
     assert_eq!(says(Native.into()), (Correlation::ByKind, HeartbeatBy::Both));
     assert_eq!(says(Tcpstream.into()), (Correlation::ByPendingTable, HeartbeatBy::Nobody));
     assert_eq!(says(Qtk3.into()), (Correlation::ByPendingTable, HeartbeatBy::Dialler));

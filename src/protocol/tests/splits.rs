@@ -4,7 +4,7 @@ use super::{
     Message, encode, length_messages, native_messages, qtk_messages, receive, tcpstream_messages,
     uuid_2, uuid_3,
 };
-use crate::protocol::{Any, AnyId, Head, Length, Native, Protocol, Qtk2, Qtk3, Tcpstream};
+use crate::protocol::{AnyId, AnyProtocol, Head, Length, Native, Protocol, Qtk2, Qtk3, Tcpstream};
 
 /// Above what a ping may have, so that the control frames are no exception.
 const MAX_BODY: usize = 130;
@@ -74,5 +74,5 @@ fn messages_of_any_survive_every_cut() {
             (Head { kind, id: AnyId::Native(id), tag, millis }, body)
         })
         .collect();
-    assert_every_cut(&Any::default(), &messages);
+    assert_every_cut(&AnyProtocol::default(), &messages);
 }

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use clap::{Parser, ValueEnum};
 use longhaul::{
     Audience, Config, Conn, Handler, Message, ReactorBuilder,
-    protocol::{Any, Native, Protocol, Tcpstream},
+    protocol::{AnyProtocol, Native, Protocol, Tcpstream},
 };
 use peers::serve::{Idle, announce};
 
@@ -33,7 +33,7 @@ enum Format {
     Tcpstream,
     Native,
     /// `tcpstream`, chosen at run time
-    Any,
+    AnyProtocol,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -43,8 +43,8 @@ fn main() -> anyhow::Result<()> {
         (Format::Tcpstream, true) => serve(&args, Tcpstream, Broadcast(Tcpstream)),
         (Format::Native, false) => serve(&args, Native, Echo(Native)),
         (Format::Native, true) => serve(&args, Native, Broadcast(Native)),
-        (Format::Any, false) => serve(&args, Any::from(Tcpstream), Echo(Any::from(Tcpstream))),
-        (Format::Any, true) => serve(&args, Any::from(Tcpstream), Broadcast(Any::from(Tcpstream))),
+        (Format::AnyProtocol, false) => serve(&args, AnyProtocol::from(Tcpstream), Echo(AnyProtocol::from(Tcpstream))),
+        (Format::AnyProtocol, true) => serve(&args, AnyProtocol::from(Tcpstream), Broadcast(AnyProtocol::from(Tcpstream))),
     }
 }
 
