@@ -4,7 +4,7 @@ use std::{any::TypeId, sync::Arc, time::Duration};
 
 use crate::{
     Config, ConfigError, Error, Handler, Stats,
-    api::handle::Shared,
+    api::shared::Shared,
     config::at_most,
     core::{rng::Rng, spin::Spin, write_queue::QueuePool},
     engine::Engine,

@@ -132,9 +132,11 @@ pub use crate::{
     addr::Addr,
     api::{
         call_refused::CallRefused,
-        context::{Conn, Context},
-        handle::{Handle, PendingCall},
+        conn::Conn,
+        context::Context,
+        handle::Handle,
         handler::{Handler, Message, Reply, Timer},
+        pending_call::PendingCall,
         responder::{ReplyError, Responder},
     },
     audience::{Audience, Candidate},

@@ -48,10 +48,6 @@ const MOST_LINES: usize = 500;
 const MOST_LINES_OF_TESTS: usize = 700;
 const MOST_LINES_OF_A_FUNCTION: usize = 60;
 
-/// Files that are longer, and how long they may be.
-const LONGER: [(&str, usize); 4] =
-    [("api/context.rs", 700), ("api/handle.rs", 900), ("config.rs", 569), ("error.rs", 930)];
-
 #[test]
 fn files_import_downwards() {
     assert_eq!(House::of_this_crate().upward_imports(), [""; 0]);
@@ -231,10 +227,8 @@ impl House {
     }
 
     fn long_files(&self) -> Vec<String> {
-        let is_long = |(path, source): &(&String, &Source)| {
-            let longer = LONGER.iter().find(|(name, _)| name == path);
-            let most = if source.is_test { MOST_LINES_OF_TESTS } else { MOST_LINES };
-            source.lines > longer.map_or(most, |(_, lines)| *lines)
+        let is_long = |(_, source): &(&String, &Source)| {
+            source.lines > if source.is_test { MOST_LINES_OF_TESTS } else { MOST_LINES }
         };
         let long = self.sources.iter().filter(is_long);
         long.map(|(path, source)| format!("{path} has {} lines", source.lines)).collect()

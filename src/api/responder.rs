@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     command::Command,
-    handle::{POST_OVERHEAD, Shared},
+    shared::{POST_OVERHEAD, Shared},
 };
 use crate::{
     Body, Bytes, ConnId, SendError, Tagged,

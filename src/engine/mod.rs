@@ -24,7 +24,7 @@ use std::{collections::VecDeque, sync::Arc};
 use self::reader::Reader;
 use crate::{
     CloseReason, Handler,
-    api::{command::Command, handle::Shared, waiter::LoopState},
+    api::{command::Command, shared::Shared, waiter::LoopState},
     core::spin::Spin,
     drop_quietly::drop_quietly,
     net::{Event, Net, sockets::SocketTable},
