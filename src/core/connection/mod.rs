@@ -21,6 +21,8 @@
 
 mod deadlines;
 mod ending;
+#[cfg(test)]
+mod fresh;
 mod input;
 mod output;
 mod talk;

@@ -11,6 +11,8 @@ mod edges;
 mod ends;
 mod fanout;
 mod fleet;
+mod fresh_layers;
+mod fresh_options;
 mod hostile;
 mod ids;
 mod in_order;
