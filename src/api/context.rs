@@ -18,7 +18,7 @@ use crate::{
     error::named,
     net::{BroughtListener, BroughtStream, ListenOptions, sockets::Sockets},
     protocol::Protocol,
-    table::{clock::Alarm, desk::Desk},
+    table::{clock::Alarm, desk::Desk, profile::Profile},
 };
 
 /// The loop, as a callback may use it. Nothing here blocks.
@@ -61,9 +61,8 @@ impl<P: Protocol> Context<'_, P> {
     }
 
     /// The protocol and settings of what is given none of its own.
-    pub(crate) fn defaults(&self) -> (P, Config) {
-        let profile = self.state.profiles.defaults();
-        (profile.protocol.clone(), profile.config.clone())
+    pub(crate) fn defaults(&self) -> Arc<Profile<P>> {
+        self.state.profiles.defaults().clone()
     }
 
     /// Dials with the default protocol and settings; see [`connect_with`](Self::connect_with).
@@ -76,8 +75,8 @@ impl<P: Protocol> Context<'_, P> {
         T: TryInto<Target>,
         Error: From<T::Error>,
     {
-        let (protocol, config) = self.defaults();
-        self.connect_with(target, &protocol, &config)
+        let defaults = self.defaults();
+        self.connect_with(target, &defaults.protocol, &defaults.config)
     }
 
     /// Dials a peer: `ip:port` or `host:port`.
@@ -125,8 +124,8 @@ impl<P: Protocol> Context<'_, P> {
         T: TryInto<Target>,
         Error: From<T::Error>,
     {
-        let (protocol, config) = self.defaults();
-        self.listen_with(addr, &protocol, &config)
+        let defaults = self.defaults();
+        self.listen_with(addr, &defaults.protocol, &defaults.config)
     }
 
     /// Listens on the first address that can be bound; the one returned has the real port. A name is

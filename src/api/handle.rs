@@ -244,8 +244,8 @@ impl<P: Protocol> Handle<P> {
     {
         let addrs = addr.try_into()?.to_addrs()?;
         self.ask(move |cx| {
-            let (protocol, config) = cx.defaults();
-            cx.listen_first(&addrs, &protocol, &config)
+            let defaults = cx.defaults();
+            cx.listen_first(&addrs, &defaults.protocol, &defaults.config)
         })?
     }
 
@@ -302,8 +302,8 @@ impl<P: Protocol> Handle<P> {
     {
         let target: Target = target.try_into()?;
         self.ask(move |cx| {
-            let (protocol, config) = cx.defaults();
-            cx.connect_target(target, &protocol, &config)
+            let defaults = cx.defaults();
+            cx.connect_target(target, &defaults.protocol, &defaults.config)
         })?
     }
 
@@ -366,8 +366,13 @@ impl<P: Protocol> Handle<P> {
     ) -> Result<ConnId, Error> {
         let name = target.to_string();
         self.put(move |cx: &mut Context<'_, P>, asker| {
-            let (protocol, config) = own.unwrap_or_else(|| cx.defaults());
-            match cx.connect_target(target, &protocol, &config) {
+            let dialled = if let Some((protocol, config)) = own {
+                cx.connect_target(target, &protocol, &config)
+            } else {
+                let defaults = cx.defaults();
+                cx.connect_target(target, &defaults.protocol, &defaults.config)
+            };
+            match dialled {
                 Ok(conn) => cx.state.awaiters.add(
                     conn,
                     Box::new(move |failure: Option<CloseReason>| {

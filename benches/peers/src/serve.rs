@@ -3,6 +3,7 @@
 //! They all end on SIGTERM, by its default action.
 
 use std::{
+    fmt,
     io::{self, Write},
     net::{SocketAddr, TcpListener},
     time::Duration,
@@ -51,7 +52,7 @@ impl Idle {
 }
 
 /// The line that the runner waits for.
-pub fn announce(addr: SocketAddr) -> io::Result<()> {
+pub fn announce(addr: impl fmt::Display) -> io::Result<()> {
     let mut out = io::stdout();
     writeln!(out, "listening on {addr}")?;
     out.flush()

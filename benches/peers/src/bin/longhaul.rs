@@ -33,7 +33,7 @@ enum Format {
     Tcpstream,
     Native,
     /// `tcpstream`, chosen at run time
-    AnyProtocol,
+    Any,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -43,8 +43,12 @@ fn main() -> anyhow::Result<()> {
         (Format::Tcpstream, true) => serve(&args, Tcpstream, Broadcast(Tcpstream)),
         (Format::Native, false) => serve(&args, Native, Echo(Native)),
         (Format::Native, true) => serve(&args, Native, Broadcast(Native)),
-        (Format::AnyProtocol, false) => serve(&args, AnyProtocol::from(Tcpstream), Echo(AnyProtocol::from(Tcpstream))),
-        (Format::AnyProtocol, true) => serve(&args, AnyProtocol::from(Tcpstream), Broadcast(AnyProtocol::from(Tcpstream))),
+        (Format::Any, false) => {
+            serve(&args, AnyProtocol::from(Tcpstream), Echo(AnyProtocol::from(Tcpstream)))
+        }
+        (Format::Any, true) => {
+            serve(&args, AnyProtocol::from(Tcpstream), Broadcast(AnyProtocol::from(Tcpstream)))
+        }
     }
 }
 
