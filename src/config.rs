@@ -248,8 +248,9 @@ impl Config {
     /// Default: 256 KiB, 1 MiB.
     #[must_use]
     pub const fn watermarks(mut self, low: usize, high: usize) -> Self {
-        self.low_watermark = low;
         self.high_watermark = at_most(high);
+        let is_cut = low < high && low >= self.high_watermark;
+        self.low_watermark = if is_cut { self.high_watermark - 1 } else { low };
         self
     }
 

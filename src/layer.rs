@@ -46,8 +46,8 @@ pub(crate) trait Layer: fmt::Debug + Send {
     /// Whether [`read`](Self::read) has something to give.
     fn has_plain(&self) -> bool;
 
-    /// Whether a part of a record waits for the rest.
-    fn is_mid_record(&self) -> bool;
+    /// The record of which a part waits for the rest: how many there were before it.
+    fn mid_record(&self) -> Option<u64>;
 
     /// Whether the peer has ended its direction in the layer's own way, and no bytes of frames follow.
     fn is_ended(&self) -> bool;

@@ -76,6 +76,13 @@ impl Target {
 const SCHEMES: [(&str, bool); 4] =
     [("tcp://", true), ("tls://", false), ("ws://", false), ("wss://", false)];
 
+/// Whether it can be the name of a host: nothing that only stands in URLs, and nothing unseen.
+fn is_host(text: &str) -> bool {
+    let is_odd =
+        |char: char| char.is_whitespace() || char.is_control() || ":[]/\\@?#".contains(char);
+    !text.is_empty() && !text.contains(is_odd)
+}
+
 /// Takes what the [type](Target) says.
 impl FromStr for Target {
     type Err = Error;
@@ -99,10 +106,10 @@ impl FromStr for Target {
             return Ok(addr.into());
         }
         let (host, port) = addr.rsplit_once(':').ok_or_else(wrong)?;
-        let port = port.parse().map_err(|_| wrong())?;
-        if host.is_empty() || host.contains([':', '[', ']', ' ', '/']) {
+        if !port.bytes().all(|byte| byte.is_ascii_digit()) || !is_host(host) {
             return Err(wrong());
         }
+        let port = port.parse().map_err(|_| wrong())?;
         Ok(Self { host: Host::Name(host.to_owned(), port) })
     }
 }
@@ -153,9 +160,11 @@ impl TryFrom<(&str, u16)> for Target {
     type Error = Error;
 
     fn try_from((host, port): (&str, u16)) -> Result<Self, Error> {
-        match host.parse::<IpAddr>() {
-            Ok(ip) => Ok((ip, port).into()),
-            Err(_) => format!("{host}:{port}").parse(),
+        // In brackets it may be IPv6 with a scope.
+        match (host.parse::<IpAddr>(), format!("[{host}]:{port}").parse::<SocketAddr>()) {
+            (Ok(ip), _) => Ok((ip, port).into()),
+            (_, Ok(addr)) => Ok(addr.into()),
+            _ => format!("{host}:{port}").parse(),
         }
     }
 }
@@ -189,7 +198,7 @@ impl fmt::Display for Target {
         match &self.host {
             Host::Ip(addr) => addr.fmt(f),
             Host::Name(name, port) => write!(f, "{name}:{port}"),
-            Host::Unix(path) => write!(f, "unix:{}", path.display()),
+            Host::Unix(path) => Addr::Unix(path.clone()).fmt(f),
         }
     }
 }

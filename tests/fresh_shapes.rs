@@ -13,8 +13,9 @@ use std::{
 };
 
 use longhaul::{
-    Addr, Client, ClientBuilder, Config, ConfigError, Conn, Context, Error, Handler, Incident,
-    Keepalive, Message, Reactor, ReactorBuilder, Reconnect, Server, Target, protocol::Native,
+    Addr, CallError, Client, ClientBuilder, Config, ConfigError, Conn, Context, Error, Handler,
+    Incident, Keepalive, Message, Reactor, ReactorBuilder, Reconnect, Server, Target,
+    protocol::Native,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -99,7 +100,6 @@ fn what_an_addr_shows_is_that_addr_as_a_target() {
 
 /// As above, of a path that begins with two slashes, as `format!("{root}/{name}")` makes one of "/".
 #[test]
-#[ignore = "fails: both slashes are taken for those of a URL"]
 fn path_with_two_slashes_in_front_is_shown_as_itself() {
     let addr = Addr::Unix("//run/hub.sock".into());
     assert_eq!(target(&addr.to_string()), Target::from(&addr), "{addr}");
@@ -125,7 +125,6 @@ fn port_is_a_number_and_nothing_else() {
 }
 
 #[test]
-#[ignore = "fails: u16 takes a plus"]
 fn port_with_a_sign_is_no_port() {
     for text in ["host:+80", "127.0.0.1:+80", "tcp://host:+80"] {
         let parsed = text.parse::<Target>();
@@ -134,7 +133,6 @@ fn port_with_a_sign_is_no_port() {
 }
 
 #[test]
-#[ignore = "fails: only a blank is refused"]
 fn host_has_no_white_space_and_no_control_characters() {
     for text in ["a\tb:1", "a\n:1", "\r:1", "a\0b:1", "\u{a0}:1", "\u{2003}a:1"] {
         let parsed = text.parse::<Target>();
@@ -144,7 +142,6 @@ fn host_has_no_white_space_and_no_control_characters() {
 
 /// A URL is no `host:port`: what is between the scheme and the host would be looked up as a part of it.
 #[test]
-#[ignore = "fails: what is in front of an @ is a part of the name"]
 fn host_has_nothing_of_a_url() {
     for text in ["tcp://user@host:80", "tcp://host?x:80", "tcp://#host:80"] {
         let parsed = text.parse::<Target>();
@@ -176,7 +173,6 @@ fn pair_is_what_its_text_is() {
 
 /// "A name or an IP address, and a port": a link-local address has a scope.
 #[test]
-#[ignore = "fails: an address with a scope is no IpAddr"]
 fn pair_of_a_scoped_address_is_that_address() {
     let pair = Target::try_from(("fe80::1%7", 7001));
     assert_eq!(pair.ok(), Some(target("[fe80::1%7]:7001")));
@@ -226,7 +222,6 @@ fn unix_socket_is_refused_where_it_is_to_be_listened_on() {
 }
 
 #[test]
-#[ignore = "fails: it is dialled, and nothing ever comes of it"]
 fn unix_socket_is_refused_where_it_is_to_be_dialled() {
     let mut reactor = Reactor::new(Echo).unwrap();
     let unix = Addr::Unix("/tmp/hub.sock".into());
@@ -236,7 +231,6 @@ fn unix_socket_is_refused_where_it_is_to_be_dialled() {
 
 /// Each id ends with one event, and who blocks until a connection is up, or has failed, comes back.
 #[test]
-#[ignore = "fails: it waits for ever"]
 fn who_waits_for_a_unix_socket_to_be_up_does_not_wait_for_ever() {
     let (told, done) = channel();
     std::thread::spawn(move || told.send(Client::connect("unix:/tmp/hub.sock").err()));
@@ -360,7 +354,6 @@ fn watermarks_limits_and_policies_are_checked_together() {
 
 /// "low must be below high", and it is.
 #[test]
-#[ignore = "fails: high is cut to what can be reached, low is not"]
 fn watermarks_near_the_top_are_taken_as_the_others_are() {
     let config = Config::new().watermarks(usize::MAX - 1, usize::MAX).hard_limit(usize::MAX);
     assert_eq!(config.validate(), Ok(()));
@@ -435,7 +428,13 @@ fn settings_at_their_limits_work_on_real_sockets() {
                 let server = Server::bind_with("127.0.0.1:0", builder, Echo).unwrap();
                 let client =
                     ClientBuilder::new(Native).config(config).connect(server.addr()).unwrap();
-                let reply = client.call("x", Duration::MAX).unwrap();
+                // A mark of one byte is crossed while the hello waits to be written.
+                let reply = loop {
+                    match client.call("x", Duration::MAX) {
+                        Err(CallError::QueueFull) => std::thread::yield_now(),
+                        result => break result.unwrap(),
+                    }
+                };
                 client.stop().unwrap();
                 server.stop().unwrap();
                 told.send(reply).unwrap();

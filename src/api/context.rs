@@ -106,6 +106,7 @@ impl<P: Protocol> Context<'_, P> {
         protocol: &P,
         config: &Config,
     ) -> Result<ConnId, Error> {
+        target.host()?;
         config.validate()?;
         if !self.state.is_running() {
             return Err(Error::Stopped);

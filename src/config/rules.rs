@@ -57,7 +57,9 @@ impl Config {
     /// that has been silent for longer than the user timeout.
     pub(crate) fn socket_user_timeout(&self) -> Option<Duration> {
         let timeout = self.tcp_user_timeout?;
-        Some(timeout.max(self.keepalive_time().unwrap_or_default()))
+        // Less than the system counts in would be its own default.
+        let least = Duration::from_millis(1);
+        Some(timeout.max(self.keepalive_time().unwrap_or_default()).max(least))
     }
 
     /// Checks that the settings can work together.

@@ -22,8 +22,14 @@ pub(crate) struct Layered {
     wire: Wire,
     /// It gave the connection up: only its last words are written.
     has_failed: bool,
+    /// Why it did, until the connection is closed for it.
+    failure: Option<Failure>,
     /// The end was said.
     is_finished: bool,
+    /// The peer's end was taken.
+    is_end_taken: bool,
+    /// The record of which a part was last seen to wait.
+    record: Option<u64>,
     /// Control frames that were queued while a batch is under way: they come behind it.
     pub(crate) late: Vec<u8>,
     /// Since when bytes wait to be written and none was taken.
@@ -37,7 +43,10 @@ impl Layered {
             layer: maker.make(role, salt, &mut wire, now),
             wire,
             has_failed: false,
+            failure: None,
             is_finished: false,
+            record: None,
+            is_end_taken: false,
             late: Vec::new(),
             stalled_since: None,
         }
@@ -49,14 +58,19 @@ impl Layered {
 
     // ---- in ----
 
-    pub(crate) fn receive(&mut self, wire: &mut [u8], now: Moment) -> Result<(), Failure> {
+    pub(crate) fn receive(&mut self, wire: &mut [u8], now: Moment) {
         let received = self.layer.receive(wire, &mut self.wire, now);
-        self.note(received)
+        self.note(received);
     }
 
-    pub(crate) fn receive_end(&mut self) -> Result<(), Failure> {
+    pub(crate) fn receive_end(&mut self) {
         let received = self.layer.receive_end();
-        self.note(received)
+        self.note(received);
+    }
+
+    /// Takes the reason for which the layer gave the connection up, once all that came before was read.
+    pub(crate) fn take_failure(&mut self) -> Option<Failure> {
+        if self.has_plain() { None } else { self.failure.take() }
     }
 
     pub(crate) fn read(&mut self, room: &mut [u8]) -> usize {
@@ -64,15 +78,29 @@ impl Layered {
     }
 
     pub(crate) fn has_plain(&self) -> bool {
-        self.layer.has_plain()
+        self.layer.has_plain() && self.layer.is_up()
     }
 
     pub(crate) fn is_mid_record(&self) -> bool {
-        self.layer.is_mid_record()
+        self.layer.mid_record().is_some()
     }
 
-    pub(crate) fn is_ended(&self) -> bool {
-        self.layer.is_ended() && !self.layer.has_plain()
+    /// Notes the record of which a part waits. Whether it is another than before.
+    pub(crate) fn note_record(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.record, self.layer.mid_record());
+        before != self.record
+    }
+
+    /// Whether the loop has something to take here: bytes of frames, a failure, or the peer's end.
+    pub(crate) fn has_input(&self) -> bool {
+        self.has_plain() || self.failure.is_some() || self.layer.is_ended() && !self.is_end_taken
+    }
+
+    /// Takes the peer's end, once all that came before was read. Whether it is there, once.
+    pub(crate) fn take_end(&mut self) -> bool {
+        let is_due = self.layer.is_ended() && !self.has_plain() && !self.is_end_taken;
+        self.is_end_taken |= is_due;
+        is_due
     }
 
     pub(crate) fn is_up(&self) -> bool {
@@ -130,6 +158,11 @@ impl Layered {
         self.wire.begun()
     }
 
+    /// Bytes of frames that will still be written, if that is not all of the queue.
+    pub(crate) fn last_plain(&self) -> Option<usize> {
+        if self.takes_frames() { None } else { Some(self.wire.plain()) }
+    }
+
     /// The charge for bytes that wait here and belong to no frame of the queue.
     pub(crate) fn cost(&self) -> usize {
         self.wire.control() + self.late.len()
@@ -151,16 +184,24 @@ impl Layered {
         if self.has_failed { None } else { self.layer.poll_timeout() }
     }
 
-    pub(crate) fn handle_timeout(&mut self, now: Moment) -> Result<(), Failure> {
-        if self.poll_timeout().is_none_or(|at| now < at) {
-            return Ok(());
+    pub(crate) fn handle_timeout(&mut self, now: Moment) {
+        if self.poll_timeout().is_some_and(|at| now >= at) {
+            let handled = self.layer.handle_timeout(&mut self.wire, now);
+            self.note(handled);
         }
-        let handled = self.layer.handle_timeout(&mut self.wire, now);
-        self.note(handled)
     }
 
-    fn note(&mut self, result: Result<(), Failure>) -> Result<(), Failure> {
-        self.has_failed |= result.is_err();
-        result
+    fn note(&mut self, result: Result<(), Failure>) {
+        let result = match result {
+            Ok(()) if self.layer.has_plain() && !self.layer.is_up() => {
+                // Nobody may be heard before the handshake is over.
+                Err("bytes of frames in the handshake".to_owned())
+            }
+            result => result,
+        };
+        if let Err(failure) = result {
+            self.has_failed = true;
+            self.failure.get_or_insert(failure);
+        }
     }
 }

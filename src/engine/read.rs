@@ -134,7 +134,11 @@ impl<H: Handler, N: Net> Engine<H, N> {
     /// As [`read_socket`](Self::read_socket), where a layer lies between the socket and the frames.
     fn read_layered(&mut self, id: ConnId, reader: &mut [u8], budget: &mut Budget) -> Found {
         let Some(slot) = self.state.get_mut(id) else { return Found::Broken };
-        if slot.link.is_ended() {
+        if let Some(reason) = slot.link.take_failure() {
+            self.state.close(id, reason);
+            return Found::Broken;
+        }
+        if slot.link.take_end() {
             self.handle_eof(id, PeersEnd::Said);
             return Found::Eof;
         }
@@ -171,19 +175,25 @@ impl<H: Handler, N: Net> Engine<H, N> {
         let found = self.judge_read(id, result);
         let now = self.state.clock.now();
         let Some(slot) = self.state.get_mut(id) else { return Found::Broken };
-        let fed = match found {
-            Found::Bytes(count) => slot.link.receive_wire(&mut self.reader.wire[..count], now),
+        match found {
+            Found::Bytes(count) => {
+                slot.link.receive_wire(&mut self.reader.wire[..count], now);
+                let is_full = count == WIRE_CHUNK;
+                slot.io.is_readable =
+                    !SHORT_READ_DRAINS || is_full || slot.io.peers_end == PeersEnd::Told;
+            }
             Found::Eof => slot.link.receive_end(),
             Found::Nothing | Found::Broken => return found,
-        };
-        let has_plain = slot.link.has_plain();
-        if let Err(reason) = fed {
+        }
+        // What it had before it failed is handled first.
+        if let Some(reason) = slot.link.take_failure() {
             if found == Found::Eof {
                 slot.io.peers_end = PeersEnd::Read;
             }
             self.state.close(id, reason);
             return Found::Broken;
         }
+        let has_plain = slot.link.has_plain();
         self.after_layer(id);
         match found {
             // The end lets out what the layer has held back.
@@ -198,10 +208,7 @@ impl<H: Handler, N: Net> Engine<H, N> {
 
     /// The layer has taken a step: perhaps its handshake is over, or it lets out what it held back.
     pub(super) fn after_layer(&mut self, id: ConnId) {
-        if let Some(slot) = self.state.get_mut(id)
-            && slot.link.has_plain()
-        {
-            slot.io.is_readable = true;
+        if self.state.get(id).is_some_and(|slot| slot.link.has_waiting()) {
             self.state.mark_ready(id);
         }
         // It may have answered by itself.

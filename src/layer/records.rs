@@ -57,6 +57,7 @@ impl MakeLayer for Records {
             flights: 0,
             is_up: false,
             inbox: Vec::new(),
+            records: 0,
             plain: VecDeque::new(),
             hold_until: None,
             seal_at: None,
@@ -89,6 +90,8 @@ struct RecordLayer {
     flights: usize,
     is_up: bool,
     inbox: Vec<u8>,
+    /// Records that came.
+    records: u64,
     plain: VecDeque<u8>,
     /// What is in `plain` is held back until then, or until more comes.
     hold_until: Option<Moment>,
@@ -181,6 +184,7 @@ impl Layer for RecordLayer {
                 behind.split_at_checked(u16::from_be_bytes([high, low]).into())
         {
             rest = behind;
+            self.records += 1;
             self.handle_record(kind, bytes, out)?;
         }
         self.inbox = rest.to_vec();
@@ -208,8 +212,8 @@ impl Layer for RecordLayer {
         !self.plain.is_empty() && self.hold_until.is_none()
     }
 
-    fn is_mid_record(&self) -> bool {
-        !self.inbox.is_empty()
+    fn mid_record(&self) -> Option<u64> {
+        (!self.inbox.is_empty()).then_some(self.records)
     }
 
     fn is_ended(&self) -> bool {

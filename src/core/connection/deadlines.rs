@@ -49,7 +49,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         now: Moment,
     ) -> Option<Overdue> {
         if self.layer.is_some()
-            && let Err(reason) = self.handle_layer_timeout(now)
+            && let Some(reason) = self.handle_layer_timeout(now)
         {
             return Some(Overdue::Close(reason));
         }
@@ -61,8 +61,9 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
             }
             return None;
         }
-        if let Some(reason) = self.overdue_input(config, now) {
-            return Some(Overdue::Close(reason));
+        let overdue = self.overdue_input(config, now);
+        if overdue.is_some() {
+            return overdue;
         }
         if let Some(since) = self.stalled_since()
             && let Some(limit) = since.checked_add(config.write_timeout)
@@ -95,21 +96,23 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         }
     }
 
-    /// Why the connection closes, if the peer should have said something by now and has not: a hello, or
+    /// What follows, if the peer should have said something by now and has not: a hello, or
     /// the rest of a frame.
-    fn overdue_input(&self, config: &Config, now: Moment) -> Option<CloseReason> {
+    fn overdue_input(&self, config: &Config, now: Moment) -> Option<Overdue> {
         let is_over = |limit: Option<Moment>| limit.is_some_and(|limit| now >= limit);
         if is_over(self.hello_by(config)) {
             let limit = config.hello_timeout;
             return Some(if self.is_secured() {
-                CloseReason::HelloTimeout(limit)
+                Overdue::Close(CloseReason::HelloTimeout(limit))
             } else {
-                CloseReason::HandshakeTimeout(limit)
+                // Nothing that is left to be written would mean anything.
+                Overdue::Abort(CloseReason::HandshakeTimeout(limit))
             });
         }
         let frame_len = self.read.frame_len();
         if is_over(self.frame.deadline(frame_len, config)) {
-            return Some(CloseReason::FrameTimeout(frame_clock::limit(frame_len, config)));
+            let limit = frame_clock::limit(frame_len, config);
+            return Some(Overdue::Close(CloseReason::FrameTimeout(limit)));
         }
         None
     }

@@ -174,10 +174,11 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         self.counts.bytes_in += count as u64;
     }
 
-    /// Whether whole frames wait here, where a budget or a pause left them.
+    /// Whether something waits here, where a budget or a pause left it: whole frames, or what the layer has.
     #[inline]
     pub(crate) fn has_waiting(&self) -> bool {
         self.read.waits_since().is_some()
+            || self.layer.as_ref().is_some_and(|layer| layer.has_input())
     }
 
     /// Takes the frames that wait.
@@ -216,7 +217,8 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     /// Bytes of a frame that is not whole, or of frames that wait; 0: there are none.
     pub(crate) fn unfinished(&self) -> usize {
-        self.read.len()
+        let has_record = self.layer.as_ref().is_some_and(|layer| layer.is_mid_record());
+        self.read.len().max(usize::from(has_record))
     }
 
     /// Bytes wait in the system, or here, and it is our doing that they were not handled: the peer's
@@ -224,7 +226,8 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     pub(crate) fn handle_unread(&mut self, now: Moment) {
         self.heartbeat.heard(now);
         self.frame.restart(now);
-        if !self.is_greeted() {
+        // One that is choked does not take what its own bytes caused, which is no doing of ours.
+        if !self.is_greeted() && !self.is_choked() {
             self.heartbeat.begin(now);
         }
     }

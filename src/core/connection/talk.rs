@@ -105,9 +105,21 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         let is_excluded = self.last_handled().is_some_and(|last| {
             self.call_id(pending.number).is_some_and(|id| !self.protocol.may_be_handled(&id, &last))
         });
-        let begun = self.layer.as_ref().map_or(0, |layer| layer.begun() as u64);
-        let written = self.talk.as_ref().map_or(0, |talk| talk.written) + begun;
-        (is_flushed || pending.starts_at < written) && !is_excluded
+        let written = self.talk.as_ref().map_or(0, |talk| talk.written);
+        let is_within = |plain: usize| {
+            let frames = self.out.as_ref().map_or(0, |queue| queue.frame_bytes_in(plain));
+            pending.starts_at < written + frames as u64
+        };
+        let is_written = match &self.layer {
+            None => is_flushed || pending.starts_at < written,
+            // A layer that has given up writes what it has sealed, and no more.
+            Some(layer) => match layer.last_plain() {
+                None => is_flushed || is_within(layer.begun()),
+                Some(last) if is_flushed => is_within(last),
+                Some(_) => is_within(layer.begun()),
+            },
+        };
+        is_written && !is_excluded
     }
 
     pub(crate) fn calls_in_flight(&self) -> usize {

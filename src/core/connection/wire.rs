@@ -33,13 +33,20 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     }
 
     /// Bytes of the wire came. The layer has no others.
-    pub(crate) fn receive_wire(&mut self, wire: &mut [u8], now: Moment) -> Result<(), CloseReason> {
-        self.with_layer(|layer| layer.receive(wire, now))
+    pub(crate) fn receive_wire(&mut self, wire: &mut [u8], now: Moment) {
+        self.with_layer(|layer| layer.receive(wire, now));
     }
 
     /// The peer's bytes of the wire have ended.
-    pub(crate) fn receive_end(&mut self) -> Result<(), CloseReason> {
-        self.with_layer(Layered::receive_end)
+    pub(crate) fn receive_end(&mut self) {
+        self.with_layer(Layered::receive_end);
+    }
+
+    /// Why the layer gave the connection up, once all that came before was handled; told once.
+    pub(crate) fn take_failure(&mut self) -> Option<CloseReason> {
+        let layer = self.layer.as_mut()?;
+        let problem = layer.take_failure()?;
+        Some(CloseReason::Layer { layer: layer.name(), problem })
     }
 
     /// Whether bytes of frames wait in the layer.
@@ -47,9 +54,9 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         self.layer.as_ref().is_some_and(|layer| layer.has_plain())
     }
 
-    /// Whether the peer has said, in the layer's way, that nothing follows.
-    pub(crate) fn is_ended(&self) -> bool {
-        self.layer.as_ref().is_some_and(|layer| layer.is_ended())
+    /// Whether the peer has said, in the layer's way, that nothing follows; told once.
+    pub(crate) fn take_end(&mut self) -> bool {
+        self.layer.as_mut().is_some_and(|layer| layer.take_end())
     }
 
     /// Moves bytes of frames from the layer to the [`room`](Self::room); how many.
@@ -63,15 +70,15 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     /// The frames that were received are handled. A record that has begun has its time, as a frame has;
     /// returns whether that is a new deadline.
     pub(crate) fn note_record(&mut self, now: Moment) -> bool {
-        let Some(layer) = &self.layer else { return false };
+        let Some(layer) = &mut self.layer else { return false };
+        let is_another = layer.note_record();
         if !layer.is_up() || !self.read.is_empty() {
             return false;
         }
-        if layer.is_mid_record() {
-            return self.frame.start(now);
+        if is_another {
+            self.frame.stop();
         }
-        self.frame.stop();
-        false
+        layer.is_mid_record() && self.frame.start(now)
     }
 
     /// Writes a part of what waits, through the layer.
@@ -112,9 +119,9 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         }
         self.end_batch();
         self.note_charges();
-        let is_empty = !self.holds_output();
         if let Some(layer) = &mut self.layer {
-            layer.stalled_since = if is_empty { None } else { Some(now) };
+            // A layer that holds frames back is no peer that takes nothing.
+            layer.stalled_since = if layer.output().is_empty() { None } else { Some(now) };
         }
         Ok((count, written))
     }
@@ -138,19 +145,16 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
         is_news && self.has_output()
     }
 
-    /// A deadline of the layer's may have passed.
-    pub(super) fn handle_layer_timeout(&mut self, now: Moment) -> Result<(), CloseReason> {
-        self.with_layer(|layer| layer.handle_timeout(now))
+    /// A deadline of the layer's may have passed. Why the layer gave the connection up, if it did.
+    pub(super) fn handle_layer_timeout(&mut self, now: Moment) -> Option<CloseReason> {
+        self.with_layer(|layer| layer.handle_timeout(now));
+        self.take_failure()
     }
 
-    fn with_layer(
-        &mut self,
-        act: impl FnOnce(&mut Layered) -> Result<(), String>,
-    ) -> Result<(), CloseReason> {
-        let Some(layer) = &mut self.layer else { return Ok(()) };
-        let result =
-            act(layer).map_err(|problem| CloseReason::Layer { layer: layer.name(), problem });
-        self.note_charges();
-        result
+    fn with_layer(&mut self, act: impl FnOnce(&mut Layered)) {
+        if let Some(layer) = &mut self.layer {
+            act(layer);
+            self.note_charges();
+        }
     }
 }

@@ -51,6 +51,14 @@ impl WriteQueue {
         sink.count
     }
 
+    /// How many of the next `count` bytes of what [`slices`](Self::slices) shows are of frames in the queue's
+    /// order, and not of control frames that overtake.
+    pub(crate) fn frame_bytes_in(&self, count: usize) -> usize {
+        let until_border =
+            if self.front_written > 0 { self.front_len() - self.front_written } else { 0 };
+        count - count.saturating_sub(until_border).min(self.urgent_bytes())
+    }
+
     /// All that is to be written, where that is small frames and nothing else.
     #[inline]
     pub(crate) fn single(&self) -> Option<&[u8]> {

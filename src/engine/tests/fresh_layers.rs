@@ -132,8 +132,8 @@ impl Layer for OddLayer {
         !self.plain.is_empty()
     }
 
-    fn is_mid_record(&self) -> bool {
-        false
+    fn mid_record(&self) -> Option<u64> {
+        None
     }
 
     fn is_ended(&self) -> bool {
@@ -303,7 +303,6 @@ fn unsent(log: &Log) -> usize {
 
 /// "A record that has begun has the time of a frame."
 #[test]
-#[ignore = "fails: the next record has what is left of the time of the one before"]
 fn each_record_has_its_own_time() {
     let mut siege = Siege::up(RECORDS);
     siege.write(&[24, 0]);
@@ -334,7 +333,7 @@ fn paused_and_gone(config: &Config) -> usize {
     let world = SimWorld::new(1);
     let config = config.clone().heartbeat(SECOND).idle_timeout(3 * SECOND);
     let ((mut server, seen), (client, _)) = (Script::noting(), Script::noting());
-    server.on_message = Box::new(|conn, _| conn.pause());
+    server.on_message = Box::new(|conn, _| _ = conn.pause());
     let configs = [config.clone(), config];
     let (mut fleet, conn) = fleet_with(&world, &Native, configs, [server, client]);
     fleet.handle(1).send(conn, "news").unwrap();
@@ -350,7 +349,6 @@ fn paused_connection_notices_a_peer_that_is_gone() {
 }
 
 #[test]
-#[ignore = "fails: its socket counts as unread for ever"]
 fn paused_connection_with_a_layer_notices_a_peer_that_is_gone() {
     assert_eq!(paused_and_gone(&layered(RECORDS)), 1);
 }
@@ -358,7 +356,6 @@ fn paused_connection_with_a_layer_notices_a_peer_that_is_gone() {
 /// "A layer may hold bytes back, on either side, until a time that it names." `write_timeout` is about a
 /// peer that takes nothing.
 #[test]
-#[ignore = "fails: the layer's own rest counts as a stall of the peer's"]
 fn layer_that_rests_longer_than_the_write_timeout_is_no_peer_that_takes_nothing() {
     let world = SimWorld::new(1);
     let config = Odd { rests: 3 * SECOND, seals: 20, ..PLAIN }.config();
@@ -377,7 +374,6 @@ fn layer_that_rests_longer_than_the_write_timeout_is_no_peer_that_takes_nothing(
 
 /// "The handshake has the time of a hello", also of a peer that has the layer answer and takes no answer.
 #[test]
-#[ignore = "fails: a choked peer has the time of the handshake anew"]
 fn handshake_has_its_time_whatever_the_peer_has_answered() {
     let config = Odd { up_after: usize::MAX, answers: 100, ..PLAIN }
         .config()
@@ -395,7 +391,6 @@ fn handshake_has_its_time_whatever_the_peer_has_answered() {
 
 /// As above with the default settings, by a peer that takes a little now and then.
 #[test]
-#[ignore = "fails: a choked peer has the time of the handshake anew"]
 fn handshake_has_its_time_where_a_peer_takes_a_little_of_what_it_has_answered() {
     let mut siege = Siege::of(Odd { up_after: usize::MAX, answers: 100, ..PLAIN }.config());
     for step in 0..600 {
@@ -435,7 +430,6 @@ fn peer_that_is_gone_is_noticed_behind_a_layer() {
 
 /// "The fate of a call is known": nothing is sealed after the layer gave up, so it was not sent.
 #[test]
-#[ignore = "fails: the call ends as maybe sent"]
 fn call_that_a_layer_which_gave_up_never_sealed_was_not_sent() {
     let world = SimWorld::new(1);
     let config = Odd { rests: 60 * SECOND, fails_after: Some(5 * SECOND), ..PLAIN }.config();
@@ -472,7 +466,6 @@ fn call_that_timed_out_in_the_layer_ends_once_and_its_late_answer_is_dropped() {
 /// "One that [shuts its direction] in the middle of a frame is closed, with that reason": a record that was
 /// cut is no clean end, whatever the layer says of its own end.
 #[test]
-#[ignore = "fails: nobody asks is_mid_record at the end"]
 fn end_in_the_middle_of_a_record_is_no_clean_end() {
     let mut siege = Siege::up(Records { is_strict: false, ..RECORDS });
     let record = data_record(&frame(b"news"));
@@ -485,7 +478,6 @@ fn end_in_the_middle_of_a_record_is_no_clean_end() {
 
 /// "With one all that is promised holds as without": what came whole before the fault is handled.
 #[test]
-#[ignore = "fails: what was opened before the failure is thrown away"]
 fn message_that_came_before_what_the_layer_can_not_take_is_handled() {
     let mut siege = Siege::of(plain());
     siege.write(&[&frame(b"news")[..], &[99; 40]].concat());
@@ -610,23 +602,23 @@ fn drain_waits_for_the_call_and_the_last_word_comes_behind_its_answer() {
 
 /// "Nobody is up before it is over."
 #[test]
-#[ignore = "fails: frames are read before the handshake is over"]
 fn frames_that_a_layer_gives_in_its_handshake_reach_nobody() {
     let mut siege = Siege::of(Odd { up_after: 1000, gives_early: true, ..PLAIN }.config());
     siege.write(&frame(b"early"));
     siege.fleet.run_for(SECOND);
-    assert_eq!(siege.log.take(), [""; 0]);
+    let lines = siege.log.take();
+    assert!(lines.len() == 1 && lines[0].contains("in the handshake"), "{lines:?}");
 }
 
 /// As above, where the format has a hello.
 #[test]
-#[ignore = "fails: a hello makes a connection up without its handshake"]
 fn hello_in_the_handshake_makes_nobody_up() {
     let world = SimWorld::new(1);
     let early = Odd { up_after: 1000, gives_early: true, ..PLAIN }.config();
     let (mut fleet, _, [seen, _]) = fleet_of(&world, &Native, [early, plain()]);
     fleet.run_for(SECOND);
-    assert_eq!(seen.take(), [""; 0]);
+    let lines = seen.take();
+    assert!(lines.len() == 1 && lines[0].contains("in the handshake"), "{lines:?}");
 }
 
 #[test]
@@ -678,7 +670,7 @@ fn connection_may_be_ended_in_on_connect_after_the_handshake() {
                 1 => conn.abort(),
                 2 => conn.drain(),
                 3 => conn.cx().stop(),
-                _ => conn.pause(),
+                _ => _ = conn.pause(),
             }
         });
         let config = layered(RECORDS);
@@ -799,7 +791,7 @@ fn pause_holds_what_the_layer_lets_out_later() {
     let config = layered(Records { delays: 1.0, longest: 30, ..RECORDS });
     let configs = [config.clone(), config];
     let ((mut server, seen), (client, _)) = (Script::noting(), Script::noting());
-    server.on_message = Box::new(|conn, _| conn.pause());
+    server.on_message = Box::new(|conn, _| _ = conn.pause());
     let (mut fleet, id) = fleet_with(&world, &Native, configs, [server, client]);
     fleet.run_for(2 * SECOND);
     for number in 0..20 {
@@ -822,7 +814,7 @@ fn slow_consumer_behind_a_layer_is_cut_and_all_is_accounted_for() {
     let config = layered(RECORDS).watermarks(10_000, 100_000).hard_limit(200_000);
     let configs = [config.clone().socket_buffers(4096, 4096), config.socket_buffers(4096, 4096)];
     let ((mut server, seen), (client, log)) = (Script::noting(), Script::noting());
-    server.on_message = Box::new(|conn, _| conn.pause());
+    server.on_message = Box::new(|conn, _| _ = conn.pause());
     let (mut fleet, id) = fleet_with(&world, &Native, configs, [server, client]);
     fleet.run_for(SECOND);
     let mut sent = 0;
@@ -863,7 +855,7 @@ fn what_an_abort_cuts_in_a_batch_is_handed_back_in_order() {
     let config = layered(RECORDS).socket_buffers(4096, 4096);
     let configs = [config.clone(), config];
     let ((mut server, seen), (mut client, log)) = (Script::noting(), Script::noting());
-    server.on_message = Box::new(|conn, _| conn.pause());
+    server.on_message = Box::new(|conn, _| _ = conn.pause());
     let back = Rc::new(Cell::new(Vec::new()));
     let give = back.clone();
     client.on_disconnect = Box::new(move |conn, _| give.set(conn.take_unsent()));

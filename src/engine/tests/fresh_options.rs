@@ -22,7 +22,6 @@ fn user_timeout(config: &Config) -> Option<Duration> {
 /// "`None`: the system's own, about 15 minutes. Zero is refused": so what is accepted is a time.
 #[cfg(target_os = "linux")]
 #[test]
-#[ignore = "fails: it becomes 0 ms, which is the system's own"]
 fn user_timeout_of_less_than_a_millisecond_is_not_the_systems_own() {
     let config = Config::new().tcp_keepalive(None).tcp_user_timeout(Duration::from_micros(500));
     assert!(user_timeout(&config).is_some(), "the socket has none");
