@@ -187,12 +187,13 @@ fn name_of_any_length_is_an_error_where_it_is_used_and_no_panic() {
     let mut reactor = ReactorBuilder::new(Native).config(config).build(Tell(tell)).unwrap();
     assert!(matches!(reactor.listen(&*long), Err(Error::Io(_))));
     reactor.connect(&*long).unwrap();
-    let began = std::time::Instant::now();
+    let mut turns = 0;
     let incident = loop {
         if let Ok(incident) = told.try_recv() {
             break incident;
         }
-        assert!(began.elapsed() < PATIENCE);
+        turns += 1;
+        assert!(turns < 3000, "no incident");
         reactor.turn(Some(Duration::from_millis(10))).unwrap();
     };
     assert!(incident.contains("aaaa"));
@@ -299,7 +300,7 @@ fn heartbeat_is_shorter_than_the_idle_timeout_to_the_nanosecond() {
     assert_eq!(both(SECOND, SECOND + nano), None);
     assert_eq!(both(SECOND + nano, SECOND), Some("heartbeat"));
     assert_eq!(both(Duration::MAX, Duration::MAX), Some("heartbeat"));
-    assert_eq!(both(Duration::MAX - nano, Duration::MAX), None);
+    assert_eq!(both(Duration::MAX.checked_sub(nano).unwrap(), Duration::MAX), None);
 }
 
 #[test]
@@ -320,7 +321,7 @@ fn keepalive_is_what_linux_takes() {
         (most + SECOND, SECOND, 1),
         (SECOND, most + SECOND, 1),
         (Duration::MAX, SECOND, 1),
-        (SECOND - Duration::from_nanos(1), SECOND, 1),
+        (SECOND.checked_sub(Duration::from_nanos(1)).unwrap(), SECOND, 1),
     ] {
         assert_eq!(keepalive(idle, interval, probes), Some("tcp_keepalive"));
     }
@@ -377,7 +378,7 @@ fn wrong_setting_is_told_by_every_way_in() {
 fn settings_at_their_limits_work_on_real_sockets() {
     let most = Duration::MAX;
     let extreme = Config::new()
-        .heartbeat(most - Duration::from_nanos(1))
+        .heartbeat(most.checked_sub(Duration::from_nanos(1)).unwrap())
         .idle_timeout(most)
         .reconnect(Reconnect::fixed(most).after_loss(most).healthy_after(most).longest_hint(most))
         .connect_timeout(most)
@@ -447,7 +448,10 @@ fn settings_at_their_limits_work_on_real_sockets() {
 #[test]
 fn worst_case_of_detection_never_overflows_and_none_is_never() {
     let most = Duration::MAX;
-    let config = Config::new().heartbeat(most - SECOND).idle_timeout(most).tcp_user_timeout(most);
+    let config = Config::new()
+        .heartbeat(most.checked_sub(SECOND).unwrap())
+        .idle_timeout(most)
+        .tcp_user_timeout(most);
     assert!(config.worst_case_detection(&Native) > Some(SECOND));
     let config = Config::new().heartbeat(None).idle_timeout(None).tcp_keepalive(None);
     assert_eq!(config.worst_case_detection(&Native), None);
@@ -466,7 +470,9 @@ fn default_heartbeat_of_a_short_idle_timeout_keeps_a_connection_up() {
     let builder = ReactorBuilder::new(Native).config(config.clone());
     let server = Server::bind_with("127.0.0.1:0", builder, Echo).unwrap();
     let client = ClientBuilder::new(Native).config(config).connect(server.addr()).unwrap();
-    std::thread::sleep(4 * SECOND);
+    // Longer than the idle timeout, in which nobody sends anything.
+    let (_silent, nothing) = channel::<()>();
+    assert!(nothing.recv_timeout(4 * SECOND).is_err());
     let stats = client.call("x", PATIENCE);
     assert_eq!(stats.unwrap(), "x");
     client.stop().unwrap();

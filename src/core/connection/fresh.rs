@@ -1,6 +1,12 @@
 //! What a fresh look tried against the connection alone: every split, budgets, garbage, ends, and records
 //! of given lengths.
 
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::similar_names,
+    reason = "its numbers are small, and a head is no heard"
+)]
+
 use std::{collections::VecDeque, io, io::IoSlice};
 
 use super::*;
@@ -72,7 +78,9 @@ impl<P: Protocol> Ear<P> {
         while self.link.has_output() {
             let write = |slices: &[IoSlice<'_>]| {
                 let before = wire.len();
-                slices.iter().for_each(|slice| wire.extend_from_slice(slice));
+                for slice in slices {
+                    wire.extend_from_slice(slice);
+                }
                 Ok(wire.len() - before)
             };
             self.link.write(&mut Spares::default(), Moment::START, write).unwrap();
@@ -185,7 +193,9 @@ fn every_split_in_three_gives_the_same_messages() {
     whole.take(&bytes);
     assert_eq!((whole.heard.len(), &whole.error), (7, &None));
     for first in 0..bytes.len() {
-        for second in [first, first + 1, first + 24, (first + bytes.len()) / 2, bytes.len()] {
+        for second in
+            [first, first + 1, first + 24, usize::midpoint(first, bytes.len()), bytes.len()]
+        {
             let second = second.clamp(first, bytes.len());
             let mut ear = accepting();
             for part in [&bytes[..first], &bytes[first..second], &bytes[second..]] {
@@ -247,7 +257,7 @@ fn garbage_in_any_pieces_is_refused_or_waited_for() {
     for seed in 0..3000 {
         let mut rng = SimRng::new(seed);
         let mut bytes = talk();
-        for _ in 0..1 + rng.below(4) {
+        for _ in 0..=rng.below(4) {
             let at = rng.below(bytes.len());
             match rng.below(3) {
                 0 => bytes[at] = rng.below(256) as u8,
