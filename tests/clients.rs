@@ -399,7 +399,7 @@ fn errors_of_binding_and_dialling_name_the_address() {
     let Err(Error::Io(error)) = Server::<Native>::bind(addr, Silent) else { panic!("it is taken") };
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     assert!(error.to_string().starts_with(&format!("{addr}: ")), "{error}");
-    let Err(Error::Io(error)) = Server::<Native>::bind("localhost", Silent) else {
+    let Err(error @ Error::Address(_)) = Server::<Native>::bind("localhost", Silent) else {
         panic!("there is no port")
     };
     assert!(error.to_string().contains("localhost"), "{error}");
