@@ -120,6 +120,20 @@ impl<Id> ReadBuffer<Id> {
         (kept.filled, Some(kept.front))
     }
 
+    /// Where the next bytes go, at most `most` of them: into the shared buffer behind what is kept, or into
+    /// that of a large frame.
+    #[inline]
+    pub(crate) fn room_for<'r>(&'r mut self, shared: &'r mut [u8], most: usize) -> &'r mut [u8] {
+        if self.is_large() {
+            let room = self.room();
+            let len = room.len().min(most);
+            &mut room[..len]
+        } else {
+            let kept = self.len();
+            &mut shared[kept..kept + READ_CHUNK.min(most)]
+        }
+    }
+
     /// Where the next bytes of a large frame go; never reaches beyond the frame, where its length is
     /// known. Empty if there is no such frame.
     pub(crate) fn room(&mut self) -> &mut [u8] {

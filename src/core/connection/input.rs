@@ -11,7 +11,7 @@ use crate::{
         calls::Pending,
         farewell::FAREWELL,
         greeting::Greeting,
-        read_buffer::{Frame, Front, READ_CHUNK},
+        read_buffer::{Frame, Front},
         spares::{LARGE_FRAME, Spares},
         write_queue::QueuePool,
     },
@@ -133,14 +133,7 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
     /// share, or into that of a large frame.
     #[inline]
     pub(crate) fn room<'r>(&'r mut self, shared: &'r mut [u8], most: usize) -> &'r mut [u8] {
-        if self.read.is_large() {
-            let room = self.read.room();
-            let len = room.len().min(most);
-            &mut room[..len]
-        } else {
-            let kept = self.read.len();
-            &mut shared[kept..kept + READ_CHUNK.min(most)]
-        }
+        self.read.room_for(shared, most)
     }
 
     /// The first `count` bytes of the [`room`](Self::room) were filled. What can be handled now, if

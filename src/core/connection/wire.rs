@@ -61,10 +61,8 @@ impl<P: Protocol, W, D: Clone> Connection<P, W, D> {
 
     /// Moves bytes of frames from the layer to the [`room`](Self::room); how many.
     pub(crate) fn read_plain(&mut self, shared: &mut [u8], most: usize) -> usize {
-        let Some(mut layer) = self.layer.take() else { return 0 };
-        let count = layer.read(self.room(shared, most));
-        self.layer = Some(layer);
-        count
+        let Self { layer, read, .. } = self;
+        layer.as_mut().map_or(0, |layer| layer.read(read.room_for(shared, most)))
     }
 
     /// The frames that were received are handled. A record that has begun has its time, as a frame has;
