@@ -21,8 +21,6 @@
 
 mod deadlines;
 mod ending;
-#[cfg(test)]
-mod fresh;
 mod input;
 mod output;
 mod talk;

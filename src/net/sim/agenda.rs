@@ -10,69 +10,11 @@ use std::{
 
 use super::{
     connection::{EndId, Nanos},
-    state::{Host, Socket, State, nanos},
+    due::{Action, Due, Lookup, Socket},
+    state::{Host, State, nanos},
     trace::Op,
 };
 use crate::net::Ticket;
-
-/// Something on the agenda.
-pub(super) enum Action {
-    /// The pipe of this end moves on.
-    Deliver(EndId),
-    Signal(Socket, u8),
-    /// A connect reaches the other machine, for the nth time.
-    Syn(usize, u32),
-    /// A connect's answer reaches the client.
-    Established(usize),
-    /// A connect fails.
-    Fail(usize, io::ErrorKind),
-    SelfConnected(usize),
-    /// A fault resets the connection, unless the world is calm by then.
-    FaultReset(usize),
-    /// The pipe of this end was blocked since then and may have timed out.
-    GiveUp(EndId, Nanos),
-    /// The keepalive of this end may send a probe.
-    Probe(EndId),
-    /// A partition by a fault heals.
-    Heal(usize, usize),
-    Answer(u64),
-}
-
-pub(super) struct Due {
-    at: Nanos,
-    sequence: u64,
-    action: Action,
-}
-
-impl PartialEq for Due {
-    fn eq(&self, other: &Self) -> bool {
-        self.sequence == other.sequence
-    }
-}
-
-impl Eq for Due {}
-
-impl PartialOrd for Due {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Due {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.at, self.sequence).cmp(&(other.at, other.sequence))
-    }
-}
-
-pub(super) struct Lookup {
-    pub(super) host: usize,
-    pub(super) ticket: Ticket,
-    pub(super) name: String,
-    pub(super) port: u16,
-    /// Fails, or is never answered.
-    pub(super) fails: bool,
-    pub(super) is_lost: bool,
-}
 
 impl State {
     pub(super) fn schedule(&mut self, at: Nanos, action: Action) {

@@ -7,9 +7,9 @@ use std::{
 };
 
 use super::{
-    agenda::Action,
     connection::{EndId, Link},
-    state::{END, READ, Socket, State, WRITE},
+    due::{Action, Socket},
+    state::{END, READ, State, WRITE},
 };
 
 impl State {

@@ -20,6 +20,7 @@
 mod agenda;
 mod connection;
 mod connects;
+mod due;
 mod faults;
 mod rng;
 mod silence;

@@ -3,8 +3,8 @@
 use std::{io, time::Duration};
 
 use super::{
-    agenda::Action,
     connection::{EndId, Link, Nanos},
+    due::Action,
     state::{State, nanos},
     trace::Op,
 };

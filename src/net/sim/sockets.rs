@@ -8,9 +8,9 @@ use std::{
 };
 
 use super::{
-    agenda::{Action, Lookup},
     connection::{Connection, End, EndId, Link, Nanos, Pipe},
-    state::{END, FIRST_PORT, Listener, READ, Socket, State, WRITE, nanos},
+    due::{Action, Lookup, Socket},
+    state::{END, FIRST_PORT, Listener, READ, State, WRITE, nanos},
     trace::Op,
 };
 use crate::net::{ListenOptions, StreamOptions, Ticket, Token};

@@ -14,8 +14,8 @@ use std::{
 
 use super::{
     Faults, SimRng,
-    agenda::{Action, Due, Lookup},
     connection::{Connection, End, EndId, Link, Nanos},
+    due::{Action, Due, Lookup, Socket},
     trace::{Entry, Op, Trace},
 };
 use crate::{
@@ -100,12 +100,6 @@ pub(super) struct Listener {
     pub(super) backlog: VecDeque<EndId>,
     pub(super) is_queued: bool,
     pub(super) slot: usize,
-}
-
-#[derive(Clone, Copy)]
-pub(super) enum Socket {
-    End(EndId),
-    Listener(usize),
 }
 
 /// Ready flags.

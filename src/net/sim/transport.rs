@@ -3,9 +3,9 @@
 use std::io;
 
 use super::{
-    agenda::Action,
     connection::{Connection, Content, EndId, Link, Nanos, Pipe, Segment},
-    state::{END, READ, Socket, State, WRITE, nanos},
+    due::{Action, Socket},
+    state::{END, READ, State, WRITE, nanos},
     trace::Op,
 };
 

@@ -1,5 +1,7 @@
 //! Two connections that talk, without a reactor: bytes go from the one's `write` to the other's `room`.
 
+mod fresh;
+
 use std::{io::IoSlice, time::Duration};
 
 use super::*;
